@@ -1,0 +1,1 @@
+"""Vector indexes: exact scan, graph; their codecs and their file format."""

@@ -1,0 +1,41 @@
+"""Approximate nearest neighbours and hashing for retrieval.
+
+Everything heavy (numba, grpc) loads on first use: ``import nearhash`` itself imports none of it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nearhash.index.flat import FlatIndex
+    from nearhash.index.graph import GraphIndex
+    from nearhash.index.hits import Hits, RangeHits
+    from nearhash.index.load import load
+    from nearhash.service.client import Client
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Client": "nearhash.service.client",
+    "FlatIndex": "nearhash.index.flat",
+    "GraphIndex": "nearhash.index.graph",
+    "Hits": "nearhash.index.hits",
+    "RangeHits": "nearhash.index.hits",
+    "errors": "nearhash.errors",
+    "load": "nearhash.index.load",
+}
+
+__all__ = ["Client", "FlatIndex", "GraphIndex", "Hits", "RangeHits", "__version__", "errors", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'nearhash' has no attribute {name!r}")
+    module = import_module(_HOME[name])
+    value = module if name == "errors" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,56 @@
+"""The exceptions that nearhash raises. A leaf module: every room may import it, it imports nothing.
+
+Each class is also a ``ValueError``, ``KeyError`` or ``RuntimeError`` where Python's conventions ask for one,
+so code that does not know nearhash catches it too.
+"""
+
+
+class NearhashError(Exception):
+    """Base class of all errors raised by nearhash."""
+
+
+class InvalidArgumentError(NearhashError, ValueError):
+    """An argument has an impossible value; the message names it, what came and what was expected."""
+
+
+class DimensionError(InvalidArgumentError):
+    """Vectors do not have the dimension of the index."""
+
+
+class DtypeError(InvalidArgumentError, TypeError):
+    """An array has a dtype that cannot be used here without losing information."""
+
+
+class MetricError(InvalidArgumentError):
+    """The metric is unknown, or the vectors cannot be measured by it."""
+
+
+class DuplicateIdError(InvalidArgumentError):
+    """An id is given twice or is already in the index."""
+
+
+class UnknownIdError(NearhashError, KeyError):
+    """An id is not in the index."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of the message
+        return str(self.args[0]) if self.args else ""
+
+
+class CorruptIndexError(NearhashError, RuntimeError):
+    """A file is not an intact nearhash index; nothing was loaded from it."""
+
+
+class VersionError(CorruptIndexError):
+    """A file was written in a format version that this release does not read."""
+
+
+class MissingExtraError(NearhashError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class ServiceError(NearhashError, RuntimeError):
+    """A server refused or failed a request; ``code`` holds the gRPC status name."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
