@@ -1,0 +1,66 @@
+"""The one decorator of all kernels, and the compile cache behind it.
+
+Numba's own cache stores machine code beside the source and looks only at the file of the function itself. Kernels
+call each other across files, and their vector code depends on the instruction set chosen at import, so here
+the key of a cached kernel also holds a hash of all kernel sources and the name of the instruction set.
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import FunctionCache
+
+from nearhash.kernels.features import LEVEL
+
+_announced = False
+
+
+@cache
+def source_fingerprint() -> str:
+    """SHA-256 over the sources of all kernels, in order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _announce() -> None:
+    """Say once per process why the first call takes long."""
+    global _announced
+    if not _announced:
+        _announced = True
+        print(
+            "nearhash: compiling kernels for this processor; this happens once, takes up to half a minute "
+            "and is cached (`nearhash warmup` does it ahead of time)",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class KernelCache(FunctionCache):  # type: ignore[misc]
+    """Numba's function cache with a key that sees the other kernels and the instruction set."""
+
+    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
+        return (*super()._index_key(sig, codegen), source_fingerprint(), LEVEL)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        data = super().load_overload(sig, target_context)
+        if data is None:
+            _announce()
+        return data
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile a kernel: releases the GIL, cached on disk, NumPy's rules for division by zero."""
+    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    dispatcher._cache = KernelCache(function)
+    return dispatcher
+
+
+# Implementations of codec operations (see codes.py) are compiled into their callers with the same options.
+OVERLOAD_OPTIONS = {"nogil": True, "error_model": "numpy"}
