@@ -1,0 +1,3 @@
+from nearhash.command_line import main
+
+main()

@@ -1,0 +1,117 @@
+"""``nearhash build``: vectors from a file into an index file."""
+
+import time
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nearhash.command_line.report import JsonOption, ThreadsOption, print_json, progress_bar, results
+from nearhash.command_line.vector_files import read_ids, read_labels, read_vectors
+
+
+class IndexKind(str, Enum):
+    """Kinds of index that can be built."""
+
+    graph = "graph"
+    flat = "flat"
+
+
+class Metric(str, Enum):
+    """Distances."""
+
+    l2 = "l2"
+    ip = "ip"
+    cosine = "cosine"
+
+
+class Codec(str, Enum):
+    """How a graph index stores the vectors that it walks over."""
+
+    lvq8 = "lvq8"
+    f32 = "f32"
+
+
+def build(
+    vectors: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            exists=True,
+            dir_okay=False,
+            help="Vectors: .npy, .npz, .fvecs, .bvecs, .ivecs, or numbers as text in .csv, .tsv, .txt.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="The index file to write.")],
+    index: Annotated[IndexKind, typer.Option(help="graph: approximate, fast; flat: exact.")] = IndexKind.graph,
+    metric: Annotated[Metric, typer.Option(help="Squared Euclidean, negative inner product or 1 - cosine.")] = (
+        Metric.cosine
+    ),
+    codec: Annotated[Codec | None, typer.Option(help="Graph only.", show_default="lvq8")] = None,
+    degree: Annotated[int | None, typer.Option(min=1, help="Graph only: edges of a node.", show_default="32")] = None,
+    build_beam: Annotated[
+        int | None, typer.Option(min=1, help="Graph only: candidates per inserted vector.", show_default="128")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Graph only: seed of the build.", show_default="0")] = None,
+    threads: ThreadsOption = None,
+    labels: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A number per vector, for --window: .npy or text.")
+    ] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="An id per vector: .npy or text.", show_default="0, 1, 2, ..."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Build an index from a file of vectors."""
+    if out.exists() and not force:
+        raise typer.BadParameter(f"{out} exists; --force overwrites it", param_hint="--out")
+    if not out.absolute().parent.is_dir():
+        raise typer.BadParameter(f"the folder of {out} does not exist", param_hint="--out")
+    settings = {"codec": codec and codec.value, "degree": degree, "build_beam": build_beam, "seed": seed}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if index is IndexKind.flat and given:
+        option = "--" + next(iter(given)).replace("_", "-")
+        raise typer.BadParameter("applies to --index graph only", param_hint=option)
+
+    import nearhash as nh
+
+    matrix = read_vectors(vectors)
+    id_column = None if ids is None else read_ids(ids)
+    label_column = None if labels is None else read_labels(labels)
+    built: nh.FlatIndex | nh.GraphIndex
+    if index is IndexKind.flat:
+        built = nh.FlatIndex(matrix.shape[1], metric=metric.value)
+    else:
+        built = nh.GraphIndex(matrix.shape[1], metric=metric.value, threads=threads, **given)
+    started = time.perf_counter()
+    with progress_bar("Building") as progress:
+        built.add(matrix, ids=id_column, labels=label_column, progress=progress)
+    seconds = time.perf_counter() - started
+    built.save(out)
+
+    size = out.stat().st_size
+    document = {
+        "file": str(out),
+        "file_bytes": size,
+        "bytes_per_vector": size / len(built),
+        "build_seconds": seconds,
+        "index": built.info(),
+    }
+    if json:
+        print_json(document)
+    else:
+        _print_summary(document)
+
+
+def _print_summary(document: dict[str, Any]) -> None:
+    index = document["index"]
+    results().print(
+        f"{document['file']}: {index['kind']} index of {index['size']:,} vectors, dimension {index['dim']}, "
+        f"{index['metric']}; built in {document['build_seconds']:.1f} s, {document['file_bytes']:,} bytes "
+        f"({document['bytes_per_vector']:.0f} per vector)",
+        soft_wrap=True,
+        markup=False,
+    )
