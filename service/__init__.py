@@ -1,1 +1,1 @@
-"""Serving an index over gRPC."""
+"""Serving an index over gRPC, and the client for it."""
