@@ -7,7 +7,7 @@ flag is free for the user of the pool: beam search marks expanded candidates wit
 
 import numpy as np
 
-from nearhash.kernels.jit import jit
+from nearhash.kernels.jit import jit, jit_inline
 from nearhash.kernels.simd import bits_float, float_bits, pointer, shift_right
 
 EMPTY_KEY = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -19,7 +19,7 @@ _HALF = np.uint64(32)
 _ONE = np.uint64(1)
 
 
-@jit
+@jit_inline
 def make_key(distance, slot):
     """Key of a candidate; distances may be negative, NaN is not allowed."""
     bits = float_bits(distance)
@@ -27,13 +27,13 @@ def make_key(distance, slot):
     return (ordered << _HALF) | (np.uint64(slot) << _ONE)
 
 
-@jit
+@jit_inline
 def key_slot(key):
     """Slot of a key, int64."""
     return np.int64((key & _ALL) >> _ONE)
 
 
-@jit
+@jit_inline
 def key_distance(key):
     """Distance of a key, float32."""
     ordered = key >> _HALF

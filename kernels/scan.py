@@ -1,7 +1,7 @@
 """Exact scans: every row of a matrix against a few queries, and selection from tiles of a matrix product.
 
-Rows are float32, uint8, int8 or uint16 (IEEE half bits), C-contiguous and not padded. Masks are uint8 with one
-entry per row, or empty for "all rows"; they are looked at only for rows that are close enough to matter.
+Rows are float32, uint8, int8 or uint16 (IEEE half bits), C-contiguous and not padded. A filter is three arrays, see
+`passes`; it is looked at only for rows that are close enough to matter.
 """
 
 import numpy as np
@@ -9,41 +9,51 @@ from numba import types
 from numba.extending import overload
 
 from nearhash.kernels import simd
-from nearhash.kernels.jit import OVERLOAD_OPTIONS, jit
-from nearhash.kernels.pool import EMPTY_KEY, insert, key_distance, make_key
-from nearhash.kernels.simd import any_below, pointer
+from nearhash.kernels.jit import INLINE_OPTIONS, jit, jit_inline
+from nearhash.kernels.pool import EMPTY_KEY, insert, key_distance, make_key, unpack
+from nearhash.kernels.simd import any_below, pointer, prefetch
 
 L2, DOT = 0, 1
 _BLOCK_BYTES = 1 << 16  # rows that several queries scan while they are in the first-level cache or close to it
 GROUP = 64  # scores tested at once by any_below
 
 
-def row_distance(queries, query, rows, row, metric, offset, factors):
-    """Distance of one query and one row.
+def row_distance(query, row, dim, metric, offset, factor):
+    """Distance of a query and a row, both given as pointers.
 
-    L2: squared Euclidean. DOT: ``offset - factors[row] * <q, x>``; empty `factors` stand for ones.
+    L2: squared Euclidean. DOT: ``offset - factor * <q, x>``.
     """
     raise NotImplementedError("compiled by Numba")
 
 
-@overload(row_distance, jit_options=OVERLOAD_OPTIONS)
-def _row_distance(queries, query, rows, row, metric, offset, factors):
-    if queries.dtype == types.float32:
+@overload(row_distance, jit_options=INLINE_OPTIONS)
+def _row_distance(query, row, dim, metric, offset, factor):
+    if query.dtype == types.float32:
         l2, dot = simd.squared_l2, simd.dot
     else:
         l2, dot = simd.integer_squared_l2, simd.integer_dot
 
-    def implementation(queries, query, rows, row, metric, offset, factors):
-        dim = queries.shape[1]
-        left, right = pointer(queries, query * dim), pointer(rows, row * dim)
+    def implementation(query, row, dim, metric, offset, factor):
         if metric == L2:
-            return np.float32(l2(left, right, dim))
-        product = np.float32(dot(left, right, dim))
-        if factors.shape[0] > 0:
-            product *= factors[row]
-        return offset - product
+            return np.float32(l2(query, row, dim))
+        return offset - factor * np.float32(dot(query, row, dim))
 
     return implementation
+
+
+@jit_inline
+def passes(query, row, mask, labels, windows):
+    """Whether a row may be an answer of a query.
+
+    mask (n,) uint8: zero forbids a row to all queries; labels (n,) and windows (q, 2) float64: a query takes rows
+    with ``windows[query, 0] <= label < windows[query, 1]``. An empty mask or empty windows forbid nothing.
+    """
+    if mask.shape[0] > 0 and mask[row] == 0:
+        return False
+    if windows.shape[0] > 0:
+        label = labels[row]
+        return windows[query, 0] <= label and label < windows[query, 1]
+    return True
 
 
 @jit
@@ -59,7 +69,7 @@ def _offer(pools, sizes, query, distance, row):
         insert(pools[query], size, capacity, key)
 
 
-@jit
+@jit_inline
 def _bound(pools, sizes, query):
     """Key below which a row may enter the pool of a query."""
     capacity = pools.shape[1]
@@ -69,46 +79,57 @@ def _bound(pools, sizes, query):
 
 
 @jit
-def scan_rows(queries, rows, first, last, metric, offset, factors, mask, pools, sizes):
+def scan_rows(queries, rows, first, last, metric, offset, factors, mask, labels, windows, pools, sizes):
     """Offer rows ``first <= i < last`` to the pools of all queries.
 
     queries (q, dim) float32, or the dtype of integer rows; rows (n, dim); factors (n,) or (0,) float32;
-    mask (n,) or (0,) uint8; pools (q, k) uint64 with sizes (q,) int64, both updated.
+    mask, labels, windows as in `passes`; pools (q, k) uint64 with sizes (q,) int64, both updated.
     """
-    dim = rows.shape[1]
+    dim, scaled = rows.shape[1], factors.shape[0] > 0
     block = max(1, _BLOCK_BYTES // max(1, dim * rows.itemsize))
-    masked = mask.shape[0] > 0
     for start in range(first, last, block):
         stop = min(start + block, last)
         for query in range(queries.shape[0]):
             bound = _bound(pools, sizes, query)
+            vector = pointer(queries, query * dim)
             for row in range(start, stop):
-                distance = row_distance(queries, query, rows, row, metric, offset, factors)
-                if make_key(distance, row) < bound and not (masked and mask[row] == 0):
+                factor = factors[row] if scaled else np.float32(1.0)
+                distance = row_distance(vector, pointer(rows, row * dim), dim, metric, offset, factor)
+                if make_key(distance, row) < bound and passes(query, row, mask, labels, windows):
                     _offer(pools, sizes, query, distance, row)
                     bound = _bound(pools, sizes, query)
 
 
 @jit
-def scan_slots(queries, rows, slots, metric, offset, factors, pools, sizes):
-    """As `scan_rows` for the rows in `slots` (int32, ascending): the path of selective filters."""
-    for query in range(queries.shape[0]):
-        for i in range(slots.shape[0]):
-            row = slots[i]
-            distance = row_distance(queries, query, rows, row, metric, offset, factors)
-            if make_key(distance, row) < _bound(pools, sizes, query):
-                _offer(pools, sizes, query, distance, row)
+def scan_slots(queries, query, rows, slots, metric, offset, factors, mask, labels, windows, pools, sizes):
+    """As `scan_rows` for one query and the rows in `slots` (int32): the path of selective filters."""
+    ahead = 8  # random rows: ask for them early
+    dim, scaled = rows.shape[1], factors.shape[0] > 0
+    lines = (dim * rows.itemsize + 63) // 64
+    step = max(1, 64 // rows.itemsize)
+    vector = pointer(queries, query * dim)
+    bound = _bound(pools, sizes, query)
+    for i in range(slots.shape[0]):
+        if i + ahead < slots.shape[0]:
+            for line in range(lines):
+                prefetch(pointer(rows, slots[i + ahead] * dim + line * step))
+        row = slots[i]
+        factor = factors[row] if scaled else np.float32(1.0)
+        distance = row_distance(vector, pointer(rows, row * dim), dim, metric, offset, factor)
+        if make_key(distance, row) < bound and passes(query, row, mask, labels, windows):
+            _offer(pools, sizes, query, distance, row)
+            bound = _bound(pools, sizes, query)
 
 
 @jit
-def select_from_tile(dots, bias, scale, slots, mask, pools, sizes):
+def select_from_tile(dots, bias, scale, slots, mask, labels, windows, pools, sizes):
     """Offer a tile of a matrix product to the pools.
 
-    dots (q, t) float32 inner products; score = bias[j] + scale * dots[i, j]; slots (t,) int32 row numbers; mask
-    over all rows or empty. `bias` is readable up to the next multiple of 64 beyond t, and so is every row of `dots`:
+    dots (q, t) float32 inner products; score = bias[j] + scale * dots[i, j]; slots (t,) int32 row numbers; mask,
+    labels, windows as in `passes`. `bias` is readable up to the next multiple of 64 beyond t, and so is every row of `dots`:
     its row length is a multiple of 64, of which t columns count.
     """
-    count, masked = slots.shape[0], mask.shape[0] > 0
+    count = slots.shape[0]
     capacity = pools.shape[1]
     for query in range(dots.shape[0]):
         for start in range(0, count, GROUP):
@@ -119,31 +140,42 @@ def select_from_tile(dots, bias, scale, slots, mask, pools, sizes):
                     continue
             for j in range(start, min(start + GROUP, count)):
                 row = slots[j]
-                if not (masked and mask[row] == 0):
+                if passes(query, row, mask, labels, windows):
                     _offer(pools, sizes, query, bias[j] + scale * dots[query, j], row)
 
 
 @jit
 def rescore(queries, rows, metric, offset, factors, candidates, counts, pools, sizes):
     """Exact distances of candidate slots (q, c), the first counts[i] of each row, into pools (q, k)."""
+    dim, scaled = rows.shape[1], factors.shape[0] > 0
     for query in range(queries.shape[0]):
         for i in range(counts[query]):
             row = candidates[query, i]
-            _offer(pools, sizes, query, row_distance(queries, query, rows, row, metric, offset, factors), row)
+            factor = factors[row] if scaled else np.float32(1.0)
+            vector = pointer(queries, query * dim)
+            _offer(pools, sizes, query, row_distance(vector, pointer(rows, row * dim), dim, metric, offset, factor), row)
 
 
 @jit
-def scan_radius(queries, query, rows, start, metric, offset, factors, mask, radius, slots, distances):
+def unpack_pools(pools, sizes, slots, distances):
+    """Pools (q, c) as slots (q, k) int32 and distances (q, k) float32, k >= c; -1 and inf beyond their sizes."""
+    for query in range(pools.shape[0]):
+        unpack(pools[query], sizes[query], slots[query], distances[query])
+
+
+@jit
+def scan_radius(queries, query, rows, start, metric, offset, factors, mask, labels, windows, radius, slots, distances):
     """Rows from `start` on with distance <= radius, until the outputs are full.
 
     Returns (next row, count): the scan is over when the next row is the number of rows.
     """
-    count, masked = 0, mask.shape[0] > 0
+    count = 0
+    dim, scaled = rows.shape[1], factors.shape[0] > 0
+    vector = pointer(queries, query * dim)
     for row in range(start, rows.shape[0]):
-        if masked and mask[row] == 0:
-            continue
-        distance = row_distance(queries, query, rows, row, metric, offset, factors)
-        if distance <= radius:
+        factor = factors[row] if scaled else np.float32(1.0)
+        distance = row_distance(vector, pointer(rows, row * dim), dim, metric, offset, factor)
+        if distance <= radius and passes(query, row, mask, labels, windows):
             if count == slots.shape[0]:
                 return row, count
             slots[count] = row

@@ -1,0 +1,135 @@
+"""Checks of what users pass in. Everything here either returns clean arrays or raises before anything changes."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nearhash.errors import DimensionError, DtypeError, DuplicateIdError, InvalidArgumentError, MetricError
+
+METRICS = ("l2", "ip", "cosine")
+MAX_DIM = 32_768  # beyond it the 32-bit sums of the integer kernels could overflow
+MAX_SLOTS = 2**31 - 2
+
+
+def check_dim(dim: int) -> int:
+    if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or not 1 <= dim <= MAX_DIM:
+        raise InvalidArgumentError(f"dim: expected an integer from 1 to {MAX_DIM:,}, got {dim!r}")
+    return int(dim)
+
+
+def check_metric(metric: str) -> str:
+    if metric not in METRICS:
+        raise MetricError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
+    return metric
+
+
+def check_count(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
+    """An integer argument such as k or a beam width."""
+    fits = isinstance(value, int | np.integer) and not isinstance(value, bool | np.bool_)
+    if not fits or value < least or (most is not None and value > most):
+        upper = "" if most is None else f" and at most {most:,}"
+        raise InvalidArgumentError(f"{name}: expected an integer of at least {least}{upper}, got {value!r}")
+    return int(value)
+
+
+def as_matrix(values: ArrayLike, dim: int, name: str) -> NDArray[Any]:
+    """A (n, dim) array of a real dtype; one vector (dim,) becomes one row. Contents are not looked at yet."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu":
+        raise DtypeError(f"{name}: expected a float or integer dtype, got {array.dtype}")
+    if array.ndim == 1 and array.size == 0:
+        return array.reshape(0, dim)
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != dim:
+        raise DimensionError(f"{name}: expected shape (n, {dim}) or ({dim},), got {np.shape(values)}")
+    return array
+
+
+def as_float32(matrix: NDArray[Any], name: str) -> NDArray[np.float32]:
+    """A C-contiguous float32 form; raises if a value is not finite or too large for float32."""
+    with np.errstate(over="ignore"):
+        floats = np.ascontiguousarray(matrix, dtype=np.float32)
+    check_finite(floats, matrix, name)
+    return floats
+
+
+def check_finite(converted: NDArray[Any], original: NDArray[Any], name: str) -> None:
+    """Raise if `converted` holds NaN or inf, naming the first bad row and what stood there."""
+    # A sum is several times faster than isfinite on every element. Overflow of large finite values is told apart below.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if converted.dtype.kind != "f" or np.isfinite(converted.sum(dtype=np.float64)):
+            return
+    bad = ~np.isfinite(converted)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise InvalidArgumentError(
+            f"{name}: expected finite values that fit {converted.dtype}, "
+            f"got {original[row, column]} in row {row}, column {column}"
+        )
+
+
+def as_ids(ids: ArrayLike | None, count: int, first: int) -> NDArray[np.int64]:
+    """`count` distinct int64 ids; by default consecutive from `first`."""
+    if ids is None:
+        return np.arange(first, first + count, dtype=np.int64)
+    array = integer_ids(ids, "ids")
+    if array.ndim != 1 or len(array) != count:
+        raise InvalidArgumentError(f"ids: expected shape ({count},), one per vector, got {array.shape}")
+    if len(array) and array.min() < 0:
+        raise InvalidArgumentError(f"ids: expected ids >= 0 (-1 marks a missing result), got {array.min()}")
+    order = np.sort(array)
+    repeated = order[1:][order[1:] == order[:-1]]
+    if len(repeated):
+        raise DuplicateIdError(f"ids: expected distinct ids, got {repeated[0]} more than once")
+    return array
+
+
+def integer_ids(ids: ArrayLike, name: str) -> NDArray[np.int64]:
+    """Ids as int64; integers beyond it and other dtypes raise."""
+    try:
+        array = np.asarray(ids)
+    except OverflowError as error:
+        raise InvalidArgumentError(f"{name}: expected ids that fit int64, got larger ones") from error
+    if array.size == 0 and array.dtype.kind in "fO":
+        return np.zeros(array.shape, np.int64)
+    if array.dtype.kind == "O" and all(isinstance(value, int) for value in array.flat):
+        raise InvalidArgumentError(f"{name}: expected ids that fit int64, got larger ones")
+    if array.dtype.kind not in "iu":
+        raise DtypeError(f"{name}: expected integers, got dtype {array.dtype}")
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise InvalidArgumentError(f"{name}: expected ids that fit int64, got {array.max()}")
+    return array.astype(np.int64)
+
+
+def as_labels(labels: ArrayLike, count: int) -> NDArray[np.float64]:
+    """(count,) float64 labels. NaN is refused: it would belong to no window."""
+    array = np.asarray(labels)
+    if array.dtype.kind not in "fiu":
+        raise DtypeError(f"labels: expected a float or integer dtype, got {array.dtype}")
+    if array.shape != (count,):
+        raise InvalidArgumentError(f"labels: expected shape ({count},), one per vector, got {array.shape}")
+    array = array.astype(np.float64)
+    if np.isnan(array).any():
+        raise InvalidArgumentError(f"labels: expected numbers, got NaN at position {np.flatnonzero(np.isnan(array))[0]}")
+    return array
+
+
+def as_windows(window: ArrayLike, count: int) -> NDArray[np.float64]:
+    """(count, 2) float64 bounds [lo, hi) from one pair for all queries or a pair for each."""
+    array = np.asarray(window)
+    if array.dtype.kind not in "fiu":
+        raise DtypeError(f"window: expected numbers, got dtype {array.dtype}")
+    if array.shape == (2,):
+        array = np.broadcast_to(array, (count, 2))
+    if array.shape != (count, 2):
+        raise InvalidArgumentError(f"window: expected (lo, hi) or shape ({count}, 2), got shape {array.shape}")
+    array = np.ascontiguousarray(array, np.float64)
+    if np.isnan(array).any():
+        raise InvalidArgumentError("window: expected numbers, got NaN (use -inf and inf for open ends)")
+    wrong = np.flatnonzero(array[:, 0] > array[:, 1])
+    if len(wrong):
+        lo, hi = array[wrong[0]]
+        raise InvalidArgumentError(f"window: expected lo <= hi, got [{lo}, {hi}) for query {wrong[0]}")
+    return array

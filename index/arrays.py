@@ -1,0 +1,63 @@
+"""Arrays that grow, aligned to cache lines."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ALIGNMENT = 64
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Uninitialised C-ordered array whose data starts on a cache line."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+class Growable:
+    """A C-ordered array with room to grow along its first axis.
+
+    `view` is the filled part. It may be a read-only memory map at first: growing copies it, writing in place
+    demands `own` before.
+    """
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._buffer = array
+        self._count = len(array)
+
+    @classmethod
+    def empty(cls, row_shape: tuple[int, ...], dtype: Any) -> "Growable":
+        return cls(aligned_empty((0, *row_shape), dtype))
+
+    @property
+    def view(self) -> NDArray[Any]:
+        return self._buffer[: self._count]
+
+    def own(self) -> NDArray[Any]:
+        """The filled part, writable; copied to memory first if it is mapped from a file."""
+        if not self._buffer.flags.writeable:
+            self._grow(self._count)
+        return self.view
+
+    def append(self, rows: NDArray[Any]) -> None:
+        self.extend(len(rows))[...] = rows
+
+    def extend(self, count: int) -> NDArray[Any]:
+        """Add `count` uninitialised rows and return them."""
+        total = self._count + count
+        if total > len(self._buffer) or not self._buffer.flags.writeable:
+            self._grow(max(total, min(2 * self._count, self._count + (1 << 20))) if self._count else total)
+        self._count = total
+        return self._buffer[total - count : total]
+
+    def _grow(self, capacity: int) -> None:
+        larger = aligned_empty((capacity, *self._buffer.shape[1:]), self._buffer.dtype)
+        larger[: self._count] = self.view
+        self._buffer = larger
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._buffer.nbytes)

@@ -1,0 +1,239 @@
+"""Exact search over the rows of a matrix: which path, how the work is cut, how partial results are joined."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearhash.index.blas import single_threaded_blas
+from nearhash.index.points import Filter
+from nearhash.kernels.pool import EMPTY_KEY
+from nearhash.kernels.scan import (
+    DOT,
+    GROUP,
+    L2,
+    rescore,
+    scan_radius,
+    scan_rows,
+    scan_slots,
+    select_from_tile,
+    unpack_pools,
+)
+from nearhash.kernels.threads import run_chunks
+
+# Batches of at least this many queries use a matrix product; measured crossover 8-16 at dim 100 and 784.
+BLAS_BATCH = 12
+TILE_ROWS = 1024  # with TILE_QUERIES a product of 1 MB: stays in the second-level cache until it is selected from
+TILE_QUERIES = 256
+# A filter that leaves less than this share of the rows is answered from the list of its slots, one random row each.
+SPARSE = 1 / 16
+
+Pools = tuple[NDArray[np.uint64], NDArray[np.int64]]
+
+
+def _empty_pools(queries: int, k: int) -> Pools:
+    return np.full((queries, k), EMPTY_KEY), np.zeros(queries, np.int64)
+
+
+def _scoring(metric: str) -> tuple[int, np.float32]:
+    """(kernel metric, offset) such that the distance is ``offset - factor * <q, x>`` for all but l2."""
+    return (L2 if metric == "l2" else DOT), np.float32(1.0 if metric == "cosine" else 0.0)
+
+
+def exact_search(
+    queries: NDArray[Any],
+    rows: NDArray[Any],
+    factors: NDArray[np.float32],
+    metric: str,
+    wanted: Filter,
+    k: int,
+    threads: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The k nearest rows of each query among those that pass the filter.
+
+    queries (q, dim) float32 (unit vectors for cosine) or the integer dtype of the rows; rows (n, dim) float32, uint16
+    (half bits), uint8 or int8; factors (n,) float32 inverse norms or (0,).
+    Returns slots (q, k) int32, -1 where fewer match, and distances (q, k) float32, ascending, inf there.
+    """
+    slots = np.full((len(queries), k), -1, np.int32)
+    distances = np.full((len(queries), k), np.inf, np.float32)
+    pools, sizes = _empty_pools(len(queries), min(k, max(1, len(rows))))
+    if len(queries) and len(rows):
+        sparse = wanted.counts < len(rows) * SPARSE
+        few, many = np.flatnonzero(sparse), np.flatnonzero(~sparse)
+        if len(few):
+            _search_slots(queries, few, rows, factors, metric, wanted, pools, sizes, threads)
+        if len(many) >= BLAS_BATCH:
+            part = _search_product(queries[many], rows, factors, metric, wanted.of(many), pools.shape[1], threads)
+            pools[many], sizes[many] = part
+        elif len(many):
+            part = _search_scan(queries[many], rows, factors, metric, wanted.of(many), pools.shape[1], threads)
+            pools[many], sizes[many] = part
+        unpack_pools(pools, sizes, slots, distances)
+    return slots, distances
+
+
+def _search_slots(
+    queries: NDArray[Any],
+    chosen: NDArray[np.int64],
+    rows: NDArray[Any],
+    factors: NDArray[np.float32],
+    metric: str,
+    wanted: Filter,
+    pools: NDArray[np.uint64],
+    sizes: NDArray[np.int64],
+    threads: int,
+) -> None:
+    """Selective filters: for each chosen query look only at the slots that its filter names."""
+    kernel_metric, offset = _scoring(metric)
+
+    def task(first: int, last: int) -> None:
+        for query in chosen[first:last]:
+            scan_slots(
+                queries, query, rows, wanted.slots(query), kernel_metric, offset, factors,
+                wanted.mask, wanted.labels, wanted.windows, pools, sizes,
+            )  # fmt: skip
+
+    run_chunks(task, len(chosen), threads, 1)
+
+
+def _search_scan(
+    queries: NDArray[Any],
+    rows: NDArray[Any],
+    factors: NDArray[np.float32],
+    metric: str,
+    wanted: Filter,
+    k: int,
+    threads: int,
+) -> Pools:
+    """Small batches: vector scan, each thread over its own range of rows."""
+    kernel_metric, offset = _scoring(metric)
+
+    def part(first: int, last: int) -> Pools:
+        pools, sizes = _empty_pools(len(queries), k)
+        scan_rows(
+            queries, rows, first, last, kernel_metric, offset, factors,
+            wanted.mask, wanted.labels, wanted.windows, pools, sizes,
+        )  # fmt: skip
+        return pools, sizes
+
+    return _over_rows(part, len(rows), 1, threads, k)
+
+
+def _search_product(
+    queries: NDArray[Any],
+    rows: NDArray[Any],
+    factors: NDArray[np.float32],
+    metric: str,
+    wanted: Filter,
+    k: int,
+    threads: int,
+) -> Pools:
+    """Large batches: tiles of Q X^T with the selection fused behind each, then exact distances of the survivors.
+
+    The expansion |x|^2 - 2 <q, x> loses digits where points are close together, so more than k candidates are
+    kept and their distances computed directly: both paths return the same figures.
+    """
+    kernel_metric, offset = _scoring(metric)
+    floats = np.ascontiguousarray(queries, np.float32)
+    kept = min(len(rows), k + 8 + k // 4)
+    scale = np.float32(-2.0 if metric == "l2" else -1.0)
+
+    def part(first: int, last: int) -> Pools:
+        pools, sizes = _empty_pools(len(queries), kept)
+        product = np.empty((TILE_QUERIES, TILE_ROWS), np.float32)
+        bias = np.zeros(TILE_ROWS + GROUP, np.float32)
+        for start in range(first, last, TILE_ROWS):
+            stop = min(start + TILE_ROWS, last)
+            tile = _as_floats(rows[start:stop])
+            if metric == "l2":
+                np.einsum("ij,ij->i", tile, tile, out=bias[: stop - start])
+            if len(factors):
+                tile = tile * factors[start:stop, None]
+            numbers = np.arange(start, stop, dtype=np.int32)
+            if stop - start < TILE_ROWS:  # the selection wants rows of a whole number of groups
+                product = np.zeros((TILE_QUERIES, -(-(stop - start) // GROUP) * GROUP), np.float32)
+            for query in range(0, len(floats), TILE_QUERIES):
+                block = slice(query, min(query + TILE_QUERIES, len(floats)))
+                target = product[: block.stop - block.start]
+                np.matmul(floats[block], tile.T, out=target[:, : stop - start])
+                windows = wanted.windows[block]
+                select_from_tile(
+                    target, bias, scale, numbers, wanted.mask, wanted.labels, windows, pools[block], sizes[block]
+                )
+        return pools, sizes
+
+    with single_threaded_blas():
+        candidates, counts = _over_rows(part, len(rows), TILE_ROWS, threads, kept)
+    slots = np.empty(candidates.shape, np.int32)
+    unpack_pools(candidates, counts, slots, np.empty(candidates.shape, np.float32))
+    pools, sizes = _empty_pools(len(queries), k)
+
+    def exact(first: int, last: int) -> None:
+        block = slice(first, last)
+        rescore(
+            queries[block], rows, kernel_metric, offset, factors, slots[block], counts[block], pools[block], sizes[block]
+        )
+
+    run_chunks(exact, len(queries), threads, 64)
+    return pools, sizes
+
+
+def _as_floats(tile: NDArray[Any]) -> NDArray[np.float32]:
+    if tile.dtype == np.uint16:
+        tile = tile.view(np.float16)
+    return tile.astype(np.float32, copy=False)
+
+
+def _over_rows(part: Any, rows: int, unit: int, threads: int, k: int) -> Pools:
+    """Run `part` over ranges of rows, one a thread, cut at multiples of `unit`, and keep the k best of all."""
+    share = -(-rows // (threads * unit)) * unit
+    results: dict[int, Pools] = {}
+
+    def task(first: int, last: int) -> None:
+        results[first] = part(first, last)
+
+    run_chunks(task, rows, threads, share)
+    if len(results) == 1:
+        return results[0]
+    parts = [results[first] for first in sorted(results)]
+    merged = np.sort(np.concatenate([pools for pools, _ in parts], axis=1), axis=1)[:, :k]
+    return np.ascontiguousarray(merged), np.minimum(sum(sizes for _, sizes in parts), k)
+
+
+def range_search(
+    queries: NDArray[Any],
+    rows: NDArray[Any],
+    factors: NDArray[np.float32],
+    metric: str,
+    wanted: Filter,
+    radius: float,
+    threads: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+    """All rows at distance <= radius: (indptr (q + 1,), slots, distances), each query's ascending."""
+    kernel_metric, offset = _scoring(metric)
+    found: list[tuple[NDArray[np.int32], NDArray[np.float32]]] = [
+        (np.empty(0, np.int32), np.empty(0, np.float32)) for _ in range(len(queries))
+    ]
+
+    def task(first: int, last: int) -> None:
+        for query in range(first, last):
+            pieces, row, room = [], 0, 1024
+            while row < len(rows):
+                slots, distances = np.empty(room, np.int32), np.empty(room, np.float32)
+                row, count = scan_radius(
+                    queries, query, rows, row, kernel_metric, offset, factors,
+                    wanted.mask, wanted.labels, wanted.windows, np.float32(radius), slots, distances,
+                )  # fmt: skip
+                pieces.append((slots[:count], distances[:count]))
+                room = min(2 * room, max(1, len(rows)))
+            if pieces:
+                slots, distances = (np.concatenate(column) for column in zip(*pieces, strict=True))
+                order = np.lexsort((slots, distances))
+                found[query] = slots[order], distances[order]
+
+    run_chunks(task, len(queries), threads, 1)
+    indptr = np.concatenate([[0], np.cumsum([len(slots) for slots, _ in found])]).astype(np.int64)
+    if not len(queries):
+        return indptr, np.empty(0, np.int32), np.empty(0, np.float32)
+    return indptr, np.concatenate([slots for slots, _ in found]), np.concatenate([d for _, d in found])

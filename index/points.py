@@ -1,0 +1,255 @@
+"""Ids, labels and life of the vectors of an index, by slot.
+
+A slot is the internal number of a vector: its row in all arrays of the index. A removed vector keeps its slot, marked
+as dead, until the index is compacted.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nearhash.errors import CorruptIndexError, DtypeError, DuplicateIdError, InvalidArgumentError, UnknownIdError
+from nearhash.index.arguments import MAX_SLOTS, as_ids, as_labels, as_windows, integer_ids
+from nearhash.index.arrays import Growable
+
+_NO_MASK = np.empty(0, np.uint8)
+_NO_LABELS = np.empty(0, np.float64)
+_NO_WINDOWS = np.empty((0, 2), np.float64)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which slots may answer, in the form that kernels take (see ``kernels.scan.passes``).
+
+    `counts` (q,) says how many slots can match at most; it is exact unless a window meets an `allow` or removed
+    vectors.
+    """
+
+    mask: NDArray[np.uint8]
+    labels: NDArray[np.float64]
+    windows: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    _points: "Points"
+
+    def slots(self, query: int) -> NDArray[np.int32]:
+        """Slots, in no special order, among which all matches of a query are."""
+        everything = len(self.labels) if len(self.labels) else self._points.slots
+        if len(self.windows):
+            order, bounds = self._points.label_order()
+            first, last = np.searchsorted(bounds, self.windows[query])
+            if last - first < everything:
+                return order[first:last]
+        if len(self.mask):
+            return np.flatnonzero(self.mask).astype(np.int32)
+        return np.arange(everything, dtype=np.int32)
+
+    def of(self, queries: NDArray[np.int64]) -> "Filter":
+        """The same filter for a subset of the queries."""
+        windows = self.windows[queries] if len(self.windows) else self.windows
+        return Filter(self.mask, self.labels, windows, self.counts[queries], self._points)
+
+
+class Points:
+    """The id, label and live flag of each slot."""
+
+    def __init__(self) -> None:
+        self._ids = Growable.empty((), np.int64)
+        self._live = Growable.empty((), np.uint8)
+        self._labels: Growable | None = None
+        self._next_id = 0
+        self._dead = 0
+        self._id_order: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None
+        self._label_order: tuple[NDArray[np.int32], NDArray[np.float64]] | None = None
+        self._consecutive = True  # ids equal slots: no look-up table needed
+
+    @property
+    def slots(self) -> int:
+        """Number of slots, live and dead."""
+        return len(self._ids.view)
+
+    @property
+    def size(self) -> int:
+        """Number of live vectors."""
+        return self.slots - self._dead
+
+    @property
+    def deleted(self) -> int:
+        return self._dead
+
+    @property
+    def labelled(self) -> bool:
+        return self._labels is not None
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Id of each slot."""
+        return self._ids.view
+
+    @property
+    def live(self) -> NDArray[np.uint8]:
+        """1 for live slots, 0 for dead ones."""
+        return self._live.view
+
+    @property
+    def live_slots(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self.live)
+
+    @property
+    def nbytes(self) -> int:
+        arrays = [a for a in (self._ids, self._live, self._labels) if a is not None]
+        return sum(a.nbytes for a in arrays) + sum(a.nbytes for a in self._id_order or ())
+
+    # --- change ---
+
+    def check(self, count: int, ids: ArrayLike | None, labels: ArrayLike | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Clean ids and labels for `count` new vectors; raises without a change."""
+        if self.slots + count > MAX_SLOTS:
+            raise InvalidArgumentError(f"vectors: an index holds at most {MAX_SLOTS:,} vectors, got {count:,} more")
+        if ids is None and self._next_id + count > np.iinfo(np.int64).max:
+            raise InvalidArgumentError("ids: no int64 ids are left after the largest one used; give ids")
+        new_ids = as_ids(ids, count, self._next_id)
+        known = self.find(new_ids)
+        if (known >= 0).any():
+            raise DuplicateIdError(f"ids: {new_ids[known >= 0][0]} is already in the index; remove it first")
+        return new_ids, None if labels is None else as_labels(labels, count)
+
+    def append(self, ids: NDArray[np.int64], labels: NDArray[np.float64] | None) -> None:
+        """Add slots for what `check` returned. Vectors without a label match no window."""
+        if not len(ids):
+            return
+        first = self.slots
+        if labels is not None and self._labels is None:
+            self._labels = Growable(np.full(first, np.nan))
+        if self._labels is not None:
+            self._labels.append(np.full(len(ids), np.nan) if labels is None else labels)
+        self._consecutive &= bool((ids == np.arange(first, first + len(ids))).all())
+        self._ids.append(ids)
+        self._live.append(np.ones(len(ids), np.uint8))
+        self._next_id = max(self._next_id, int(ids.max()) + 1)
+        self._id_order = self._label_order = None
+
+    def remove(self, slots: NDArray[np.int32]) -> None:
+        self._live.own()[slots] = 0
+        self._dead += len(slots)
+
+    def keep(self, slots: NDArray[np.int64]) -> None:
+        """Renumber: only `slots` stay, in that order. The next default id does not change."""
+        self._ids = Growable(self.ids[slots].copy())
+        self._live = Growable(self.live[slots].copy())
+        if self._labels is not None:
+            self._labels = Growable(self._labels.view[slots].copy())
+        self._dead = int((self.live == 0).sum())
+        self._consecutive = bool((self.ids == np.arange(self.slots)).all())
+        self._id_order = self._label_order = None
+
+    # --- look-up ---
+
+    def find(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Live slot of each id, -1 where there is none."""
+        if self._consecutive:
+            inside = (ids >= 0) & (ids < self.slots)
+            slots = np.where(inside, ids, -1).astype(np.int32)
+        else:
+            if self._id_order is None:
+                order = np.argsort(self.ids, kind="stable").astype(np.int32)
+                self._id_order = (self.ids[order], order)
+            keys, order = self._id_order
+            # An id that was removed and added again has several slots; the last one is the only one that can be live.
+            position = np.searchsorted(keys, ids, side="right") - 1
+            hit = (position >= 0) & (keys[np.maximum(position, 0)] == ids)
+            slots = np.where(hit, order[np.maximum(position, 0)], -1).astype(np.int32)
+        known = slots >= 0
+        slots[known] = np.where(self.live[slots[known]] == 1, slots[known], -1)
+        return slots
+
+    def slots_of(self, ids: ArrayLike) -> NDArray[np.int32]:
+        """Live slots of distinct ids; raises if one is unknown or given twice."""
+        wanted = np.atleast_1d(integer_ids(ids, "ids"))
+        if wanted.ndim != 1:
+            raise InvalidArgumentError(f"ids: expected one dimension, got shape {wanted.shape}")
+        slots = self.find(wanted)
+        if (slots < 0).any():
+            raise UnknownIdError(f"ids: {wanted[slots < 0][0]} is not in the index")
+        if len(np.unique(slots)) < len(slots):
+            raise DuplicateIdError("ids: expected distinct ids, got one more than once")
+        return slots
+
+    def label_order(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Slots by (label, slot) and their labels; slots without a label are left out."""
+        if self._label_order is None:
+            labels = _NO_LABELS if self._labels is None else self._labels.view
+            order = np.argsort(labels, kind="stable").astype(np.int32)
+            order = order[: len(order) - int(np.isnan(labels).sum())]  # NaN sorts last
+            self._label_order = (order, labels[order])
+        return self._label_order
+
+    def filter(self, queries: int, window: ArrayLike | None, allow: ArrayLike | None) -> Filter:
+        """The filter that ``window=`` and ``allow=`` of a search mean, removed vectors always excluded."""
+        mask, labels, windows = _NO_MASK, _NO_LABELS, _NO_WINDOWS
+        if allow is not None:
+            mask = self._allowed(allow)
+        elif self._dead:
+            mask = self.live
+        counts = np.full(queries, int(mask.sum()) if len(mask) else self.slots, np.int64)
+        if window is not None:
+            windows = as_windows(window, queries)
+            labels = np.full(self.slots, np.nan) if self._labels is None else self._labels.view
+            bounds = self.label_order()[1]
+            inside = np.searchsorted(bounds, windows[:, 1]) - np.searchsorted(bounds, windows[:, 0])
+            counts = np.minimum(counts, inside)
+        return Filter(mask, labels, windows, counts, self)
+
+    def _allowed(self, allow: ArrayLike) -> NDArray[np.uint8]:
+        array = np.asarray(allow)
+        if array.ndim != 1:
+            raise InvalidArgumentError(f"allow: expected a mask or ids of one dimension, got shape {array.shape}")
+        if array.dtype == np.bool_:
+            inside = self.ids < len(array)
+            mask = np.zeros(self.slots, np.uint8)
+            mask[inside] = array[self.ids[inside]]
+            return mask & self.live
+        if array.size and array.dtype.kind not in "iu":
+            raise DtypeError(f"allow: expected a boolean mask or integer ids, got dtype {array.dtype}")
+        slots = self.find(integer_ids(array, "allow"))
+        mask = np.zeros(self.slots, np.uint8)
+        mask[slots[slots >= 0]] = 1
+        return mask
+
+    # --- storage ---
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        tensors: dict[str, NDArray[Any]] = {"ids": self.ids, "live": self.live}
+        if self._labels is not None:
+            tensors["labels"] = self._labels.view
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, NDArray[Any]], next_id: Any, slots: int) -> "Points":
+        """Points read from a file; raises CorruptIndexError if they cannot be those of an index with `slots` slots."""
+        points = cls()
+        expected = {"ids": np.int64, "live": np.uint8, **({"labels": np.float64} if "labels" in tensors else {})}
+        for name, dtype in expected.items():
+            array = tensors.get(name)
+            if array is None or array.dtype != dtype or array.shape != (slots,):
+                raise CorruptIndexError(f"tensor {name!r}: expected {np.dtype(dtype)} of shape ({slots},)")
+        ids, live = tensors["ids"], tensors["live"]
+        if slots and (ids.min() < 0 or live.max() > 1):
+            raise CorruptIndexError("tensor 'ids' or 'live': values out of range")
+        if isinstance(next_id, bool) or not isinstance(next_id, int) or next_id <= (int(ids.max()) if slots else -1):
+            raise CorruptIndexError(f"header 'next_id': expected an integer above all ids, got {next_id!r}")
+        alive = np.sort(ids[live == 1])
+        if (alive[1:] == alive[:-1]).any():
+            raise CorruptIndexError("tensor 'ids': an id stands twice")
+        points._ids, points._live = Growable(ids), Growable(live)
+        if "labels" in tensors:
+            points._labels = Growable(tensors["labels"])
+        points._next_id = next_id
+        points._dead = int(slots - live.sum(dtype=np.int64))
+        points._consecutive = bool((ids == np.arange(slots)).all())
+        return points
+
+    @property
+    def next_id(self) -> int:
+        return self._next_id
