@@ -8,8 +8,9 @@ def main() -> None:
     try:
         from nearhash.command_line.app import app
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("typer", "rich"):
             raise
-        print(f"nearhash: the command line needs {error.name}: pip install nearhash[cli]", file=sys.stderr)
+        print(f"nearhash: the command line needs {missing}: pip install nearhash[cli]", file=sys.stderr)
         sys.exit(2)
     app(prog_name="nearhash")

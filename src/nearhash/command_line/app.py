@@ -7,8 +7,13 @@ from typer.core import TyperGroup
 
 from nearhash import __version__
 from nearhash.command_line.build import build
+from nearhash.command_line.demo import demo
 from nearhash.command_line.search import search
+from nearhash.command_line.serve import serve
+from nearhash.command_line.warmup import warmup
 from nearhash.errors import NearhashError
+
+_SERVE_EXTRA = ("grpc", "grpc_health", "grpc_reflection", "google")
 
 
 class Application(TyperGroup):
@@ -19,6 +24,11 @@ class Application(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:  # the reader of a pipe, such as `head`, has left; typer knows how to end quietly
             raise
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in _SERVE_EXTRA:
+                raise
+            typer.echo(f"nearhash: {ctx.invoked_subcommand} needs {error.name}: pip install nearhash[serve]", err=True)
+            raise typer.Exit(1) from error
         except (NearhashError, OSError, MemoryError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
             typer.echo(f"nearhash: {message}", err=True)
@@ -49,5 +59,5 @@ def _options(
     pass
 
 
-for command in (build, search):
+for command in (demo, build, search, serve, warmup):
     app.command()(command)

@@ -33,6 +33,15 @@ class Codec(str, Enum):
     f32 = "f32"
 
 
+class Dtype(str, Enum):
+    """How a flat index stores vectors."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+    uint8 = "uint8"
+
+
 def build(
     vectors: Annotated[
         Path,
@@ -54,6 +63,9 @@ def build(
         int | None, typer.Option(min=1, help="Graph only: candidates per inserted vector.", show_default="128")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Graph only: seed of the build.", show_default="0")] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Flat only: how vectors are stored.", show_default="float32")
+    ] = None,
     threads: ThreadsOption = None,
     labels: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A number per vector, for --window: .npy or text.")
@@ -70,11 +82,15 @@ def build(
         raise typer.BadParameter(f"{out} exists; --force overwrites it", param_hint="--out")
     if not out.absolute().parent.is_dir():
         raise typer.BadParameter(f"the folder of {out} does not exist", param_hint="--out")
-    settings = {"codec": codec and codec.value, "degree": degree, "build_beam": build_beam, "seed": seed}
-    given = {name: value for name, value in settings.items() if value is not None}
-    if index is IndexKind.flat and given:
-        option = "--" + next(iter(given)).replace("_", "-")
-        raise typer.BadParameter("applies to --index graph only", param_hint=option)
+    graph_settings = {"codec": codec and codec.value, "degree": degree, "build_beam": build_beam, "seed": seed}
+    flat_settings = {"dtype": dtype and dtype.value}
+    if index is IndexKind.graph:
+        _refuse(flat_settings, IndexKind.flat)
+    else:
+        _refuse(graph_settings, IndexKind.graph)
+    settings: dict[str, Any] = {
+        name: value for name, value in (graph_settings | flat_settings).items() if value is not None
+    }
 
     import nearhash as nh
 
@@ -82,10 +98,10 @@ def build(
     id_column = None if ids is None else read_ids(ids)
     label_column = None if labels is None else read_labels(labels)
     built: nh.FlatIndex | nh.GraphIndex
-    if index is IndexKind.flat:
-        built = nh.FlatIndex(matrix.shape[1], metric=metric.value)
+    if index is IndexKind.graph:
+        built = nh.GraphIndex(matrix.shape[1], metric=metric.value, threads=threads, **settings)
     else:
-        built = nh.GraphIndex(matrix.shape[1], metric=metric.value, threads=threads, **given)
+        built = nh.FlatIndex(matrix.shape[1], metric=metric.value, **settings)
     started = time.perf_counter()
     with progress_bar("Building") as progress:
         built.add(matrix, ids=id_column, labels=label_column, progress=progress)
@@ -104,6 +120,13 @@ def build(
         print_json(document)
     else:
         _print_summary(document)
+
+
+def _refuse(settings: dict[str, Any], kind: IndexKind) -> None:
+    """Refuse settings of an index of `kind` when another kind is built."""
+    for name, value in settings.items():
+        if value is not None:
+            raise typer.BadParameter(f"for --index {kind.value} only", param_hint="--" + name.replace("_", "-"))
 
 
 def _print_summary(document: dict[str, Any]) -> None:
