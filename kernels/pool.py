@@ -8,7 +8,7 @@ flag is free for the user of the pool: beam search marks expanded candidates wit
 import numpy as np
 
 from nearhash.kernels.jit import jit, jit_inline
-from nearhash.kernels.simd import bits_float, float_bits, pointer, shift_right
+from nearhash.kernels.simd import bits_float, float_bits, offset, pointer, shift_right
 
 EMPTY_KEY = np.uint64(0xFFFFFFFFFFFFFFFF)
 FLAG = np.uint64(1)
@@ -40,9 +40,9 @@ def key_distance(key):
     return bits_float(ordered ^ _SIGN if ordered & _SIGN else ordered ^ _ALL)
 
 
-@jit
-def insert(pool, size, capacity, key):
-    """Insert `key` into ``pool[:size]``, which is ascending, and return its position.
+@jit_inline
+def insert_at(pool, size, capacity, key):
+    """Insert `key` into the first `size` entries at the pointer `pool`, which ascend, and return its position.
 
     A full pool (size == capacity) loses its last entry; the caller has checked that `key` is smaller than that one.
     """
@@ -53,9 +53,15 @@ def insert(pool, size, capacity, key):
         position += half if pool[position + half - 1] < key else 0
         length -= half
     kept = min(size, capacity - 1)
-    shift_right(pointer(pool, position), kept - position)
+    shift_right(offset(pool, position), kept - position)
     pool[position] = key
     return position
+
+
+@jit_inline
+def insert(pool, size, capacity, key):
+    """`insert_at` for an array."""
+    return insert_at(pointer(pool, 0), size, capacity, key)
 
 
 @jit

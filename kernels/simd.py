@@ -110,6 +110,17 @@ def pointer(typing_context, array, offset):
 
 
 @intrinsic
+def offset(typing_context, address, count):
+    """`address` moved by `count` elements."""
+    signature = address(address, types.int64)
+
+    def codegen(context, builder, signature, arguments):
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return signature, codegen
+
+
+@intrinsic
 def prefetch(typing_context, address):
     """Ask the processor to bring the cache line at `address` for reading."""
     signature = types.void(address)

@@ -1,0 +1,67 @@
+"""Beam search over a graph of codes.
+
+One step takes the nearest candidate that has not been expanded, gathers those of its neighbours that were not
+seen before, asks for their codes and measures them; then those that are near enough go into the sorted pool.
+Gathering first turns a chain of cache misses into one wave of them.
+"""
+
+import numpy as np
+
+from nearhash.kernels.codes import distance, prefetch_row
+from nearhash.kernels.jit import jit_inline
+from nearhash.kernels.pool import FLAG, insert_at, key_slot, make_key
+from nearhash.kernels.simd import offset, prefetch
+
+PREFETCH_AHEAD = 6
+
+
+@jit_inline
+def beam_search(
+    buffer, constants, rows, width, line, neighbours, degree, entry, seen, epoch, fresh, pool, beam, expanded, limit
+):
+    """Walk from `entry` towards the prepared query; returns (pool size, number of expanded).
+
+    Arrays are pointers: rows, the codes; neighbours (n, degree) int32, -1 after the last; seen (n,) uint8, equal to
+    `epoch` where visited; fresh (degree,) int32 scratch; pool (beam,) uint64, result, ascending; expanded (limit,)
+    uint64, keys in order of expansion, the first `limit` of them.
+    """
+    seen[entry] = epoch
+    pool[0] = make_key(distance(buffer, constants, rows, width, entry), entry)
+    size, cursor, steps = 1, 0, 0
+    while cursor < size:
+        key = pool[cursor]
+        if key & FLAG:
+            cursor += 1
+            continue
+        pool[cursor] = key | FLAG
+        if steps < limit:
+            expanded[steps] = key
+        steps += 1
+
+        links = offset(neighbours, key_slot(key) * degree)
+        count = 0
+        for j in range(degree):
+            node = links[j]
+            if node < 0:
+                break
+            fresh[count] = node
+            count += 1 if seen[node] != epoch else 0
+            seen[node] = epoch
+        for j in range(min(PREFETCH_AHEAD, count)):
+            prefetch_row(rows, width, line, np.int64(fresh[j]))
+        if cursor + 1 < size:  # the node that most likely comes next
+            following = offset(neighbours, key_slot(pool[cursor + 1]) * degree)
+            for j in range(0, degree, 16):
+                prefetch(offset(following, j))
+
+        cursor += 1
+        for j in range(count):
+            if j + PREFETCH_AHEAD < count:
+                prefetch_row(rows, width, line, np.int64(fresh[j + PREFETCH_AHEAD]))
+            node = np.int64(fresh[j])
+            candidate = make_key(distance(buffer, constants, rows, width, node), node)
+            if size < beam or candidate < pool[beam - 1]:
+                position = insert_at(pool, size, beam, candidate)
+                size += 1 if size < beam else 0
+                cursor = min(cursor, position)
+    return size, steps

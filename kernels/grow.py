@@ -1,0 +1,122 @@
+"""Insert batches of nodes into a graph: the kernels of the deterministic parallel build.
+
+After ParlayANN (Manohar et al., PPoPP 2024): all nodes of a batch search the graph as it was before the batch and write
+only their own rows; then the reverse links are grouped by target, and each target takes its own. No step
+depends on how the work is cut, so neither does the graph.
+
+Every node but the first has a parent, an earlier node whose link to it is never pruned. The parents form a tree that
+hangs on the entry point, so every node can be reached, whatever else is pruned.
+"""
+
+import numpy as np
+
+from nearhash.kernels.beam import beam_search
+from nearhash.kernels.codes import CONSTANTS, distance, prepare, query_buffer
+from nearhash.kernels.jit import jit
+from nearhash.kernels.pool import insert, make_key
+from nearhash.kernels.prune import robust_prune
+from nearhash.kernels.simd import pointer
+from nearhash.kernels.walk import next_epoch
+
+
+@jit
+def insert_batch(codes, dim, neighbours, entry, nodes, first, last, seen, state, beam, alpha, parents):
+    """Find and write the neighbours of ``nodes[first:last]``, none of which is linked from the graph yet."""
+    degree, width = neighbours.shape[1], codes.shape[1]
+    line = 64 // codes.itemsize
+    rows, links, parent = pointer(codes, 0), pointer(neighbours, 0), pointer(parents, 0)
+    buffer, constants = query_buffer(codes), np.empty(CONSTANTS, np.float32)
+    limit = 4 * beam
+    fresh, pool, expanded = np.empty(degree, np.int32), np.empty(beam, np.uint64), np.empty(limit, np.uint64)
+    kept = np.empty(degree, np.int32)
+    for i in range(first, last):
+        node = np.int64(nodes[i])
+        prepare(rows, width, dim, node, pointer(buffer, 0), pointer(constants, 0))
+        size, steps = beam_search(
+            pointer(buffer, 0), pointer(constants, 0), rows, width, line, links, degree, entry,
+            pointer(seen, 0), next_epoch(seen, state), pointer(fresh, 0), pointer(pool, 0), beam,
+            pointer(expanded, 0), limit,
+        )  # fmt: skip
+        # Everything in the pool was expanded; the early steps of the walk add the long links. A walk too long to
+        # be recorded leaves the pool.
+        if steps <= limit:
+            candidates = np.sort(expanded[:steps])
+        else:
+            candidates = pool[:size].copy()
+        count = robust_prune(
+            pointer(buffer, 0), pointer(constants, 0), rows, width, dim, node, pointer(candidates, 0), len(candidates),
+            alpha, degree, parent, pointer(kept, 0),
+        )  # fmt: skip
+        for j in range(degree):
+            neighbours[node, j] = kept[j] if j < count else -1
+
+
+@jit
+def choose_parents(neighbours, nodes, parents, children, heirs, most, extra):
+    """Give each of `nodes` a parent with fewer than `most` children; returns how many links to add for it.
+
+    parents, children, heirs (n,) int32. The nearest neighbour with room becomes the parent. Where none has, the search
+    goes down from the nearest to a descendant that has; that one is not a neighbour yet, so the link
+    (parent, node) is written to extra (m, 2) int32.
+    """
+    added = 0
+    for i in range(nodes.shape[0]):
+        node = nodes[i]
+        parent = np.int32(-1)
+        for j in range(neighbours.shape[1]):
+            candidate = neighbours[node, j]
+            if candidate < 0:
+                break
+            if children[candidate] < most:
+                parent = candidate
+                break
+        if parent < 0:
+            nearest = neighbours[node, 0]
+            parent = heirs[nearest]
+            while children[parent] >= most:
+                parent = heirs[parent]
+            heirs[nearest] = parent  # the next one starts here instead of at the top
+            extra[added, 0] = parent
+            extra[added, 1] = node
+            added += 1
+        parents[node] = parent
+        children[parent] += 1
+        heirs[parent] = node
+    return added
+
+
+@jit
+def link_batch(codes, dim, neighbours, pairs, starts, first, last, alpha, parents):
+    """Add reverse links: for each group of pairs its sources become neighbours of its target.
+
+    pairs (m,) uint64, ``target << 32 | source``, ascending and distinct; group g is ``starts[g]:starts[g + 1]``; groups
+    ``first <= g < last``. A row that overflows is pruned again.
+    """
+    degree, width = neighbours.shape[1], codes.shape[1]
+    rows, parent = pointer(codes, 0), pointer(parents, 0)
+    buffer, constants = query_buffer(codes), np.empty(CONSTANTS, np.float32)
+    kept = np.empty(degree, np.int32)
+    source_bits = np.uint64(0xFFFFFFFF)
+    for group in range(first, last):
+        begin, end = starts[group], starts[group + 1]
+        target = np.int64(pairs[begin] >> np.uint64(32))
+        present = 0
+        while present < degree and neighbours[target, present] >= 0:
+            present += 1
+        if present + (end - begin) <= degree:
+            for i in range(begin, end):
+                neighbours[target, present] = np.int32(pairs[i] & source_bits)
+                present += 1
+            continue
+        prepare(rows, width, dim, target, pointer(buffer, 0), pointer(constants, 0))
+        candidates = np.empty(present + end - begin, np.uint64)
+        for i in range(present + end - begin):
+            node = np.int64(neighbours[target, i]) if i < present else np.int64(pairs[begin + i - present] & source_bits)
+            away = distance(pointer(buffer, 0), pointer(constants, 0), rows, width, node)
+            insert(candidates, i, len(candidates), make_key(away, node))
+        count = robust_prune(
+            pointer(buffer, 0), pointer(constants, 0), rows, width, dim, target, pointer(candidates, 0), len(candidates),
+            alpha, degree, parent, pointer(kept, 0),
+        )  # fmt: skip
+        for j in range(degree):
+            neighbours[target, j] = kept[j] if j < count else -1
