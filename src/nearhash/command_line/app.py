@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 from nearhash import __version__
 from nearhash.command_line.build import build
 from nearhash.command_line.demo import demo
+from nearhash.command_line.inspect import inspect
 from nearhash.command_line.search import search
 from nearhash.command_line.serve import serve
 from nearhash.command_line.warmup import warmup
@@ -59,5 +60,5 @@ def _options(
     pass
 
 
-for command in (demo, build, search, serve, warmup):
+for command in (demo, build, search, serve, inspect, warmup):
     app.command()(command)

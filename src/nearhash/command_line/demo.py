@@ -16,7 +16,7 @@ from nearhash.command_line.report import JsonOption, print_json, progress_bar
 if TYPE_CHECKING:
     from nearhash import Client, GraphIndex, Hits
 
-ASKED = ("frog", "paris", "physics", "guitar", "coffee", "volcano", "monday", "queen")
+ASKED = ("frog", "paris", "physics", "guitar", "pizza", "volcano", "oxygen", "beethoven")
 NEIGHBOURS = 5
 WINDOW = (0.0, 3000.0)  # frequency ranks: only among the 3,000 most frequent words
 SAMPLE = 1000  # words of all frequencies whose neighbours are compared with those of exact search
