@@ -7,11 +7,11 @@ so that memory stays bounded and what was accepted is answered in time.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, NamedTuple, TypeVar
 
 Result = TypeVar("Result")
 
@@ -39,14 +39,24 @@ class DeadlinePassedError(Exception):
     """The caller's deadline passed while the job waited; it was not run."""
 
 
+class _Job(NamedTuple):
+    function: Callable[[], Any]
+    deadline: float | None
+    result: asyncio.Future[Any]
+
+
 class AdmissionQueue:
-    """Runs jobs on `workers` threads and holds at most `max_pending` of them, running or waiting."""
+    """Runs jobs on `workers` threads and holds at most `max_pending` of them, running or waiting.
+
+    Belongs to one event loop; its counts are touched by that loop's thread only. Threads of its own, because the
+    hand-over through ``concurrent.futures`` costs more than twice as much, which short searches feel.
+    """
 
     def __init__(self, workers: int, max_pending: int) -> None:
         self._workers = workers
         self._max_pending = max_pending
-        self._executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="nearhash-search")
-        self._lock = threading.Lock()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._threads: list[Thread] = []
         self._pending = 0
         self._mean_seconds = 0.01  # until something has been measured
 
@@ -57,6 +67,9 @@ class AdmissionQueue:
 
     async def run(self, job: Callable[[], Result], deadline: float | None) -> Result:
         """Run `job` on a thread and return its result.
+
+        Cancelling the call drops the job if it has not started. A running one cannot be stopped: it keeps its place
+        until it ends.
 
         Parameters
         ----------
@@ -72,34 +85,55 @@ class AdmissionQueue:
         DeadlinePassedError
             The deadline came before a thread was free.
         """
-        with self._lock:
-            if self._pending >= self._max_pending:
-                raise QueueFullError(self._pending, self._pending * self._mean_seconds / (2 * self._workers))
-            self._pending += 1
-        try:
-            future = self._executor.submit(self._timed, job, deadline)
-        except BaseException:
-            self._leave()
-            raise
-        # The place is given back when the thread has finished or the job was cancelled before its start, not when
-        # the caller went away: a cancelled caller does not stop a running kernel.
-        future.add_done_callback(self._leave)
-        return await asyncio.wrap_future(future)
+        if self._pending >= self._max_pending:
+            raise QueueFullError(self._pending, self._pending * self._mean_seconds / (2 * self._workers))
+        if len(self._threads) < self._workers:
+            self._start_thread()
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._pending += 1
+        self._jobs.put(_Job(job, deadline, result))
+        return await result
 
     def close(self) -> None:
-        """Wait for running jobs and end the threads; waiting jobs are cancelled."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        """Wait until running jobs have ended, and end the threads. The event loop must still run."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
 
-    def _timed(self, job: Callable[[], Result], deadline: float | None) -> Result:
-        start = time.monotonic()
-        if deadline is not None and start >= deadline:
-            raise DeadlinePassedError
-        result = job()
-        seconds = time.monotonic() - start
-        with self._lock:
+    def _start_thread(self) -> None:
+        name = f"nearhash-search-{len(self._threads)}"
+        thread = Thread(target=self._work, args=(asyncio.get_running_loop(),), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """What a thread does: take jobs, run them, hand the results to the loop."""
+        while (job := self._jobs.get()) is not None:
+            start = time.monotonic()
+            seconds: float | None = None
+            result: Any = None
+            error: BaseException | None = None
+            if job.deadline is not None and start >= job.deadline:
+                error = DeadlinePassedError()
+            elif not job.result.cancelled():
+                try:
+                    result = job.function()
+                except BaseException as raised:
+                    error = raised
+                seconds = time.monotonic() - start
+            loop.call_soon_threadsafe(self._finish, job.result, result, error, seconds)
+            del job, result, error  # not held while waiting for the next one
+
+    def _finish(
+        self, future: asyncio.Future[Any], result: Any, error: BaseException | None, seconds: float | None
+    ) -> None:
+        self._pending -= 1
+        if seconds is not None:
             self._mean_seconds += _SMOOTHING * (seconds - self._mean_seconds)
-        return result
-
-    def _leave(self, _: Future[Result] | None = None) -> None:
-        with self._lock:
-            self._pending -= 1
+        if future.done():  # cancelled
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
