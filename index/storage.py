@@ -1,0 +1,275 @@
+"""The file of an index: a safetensors file with aligned tensors and a CRC32C over everything.
+
+``docs/format.md`` describes the bytes.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import FileIO
+from mmap import ACCESS_READ, mmap
+from os import PathLike
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from nearhash.errors import CorruptIndexError, DtypeError, InvalidArgumentError
+from nearhash.index.arrays import ALIGNMENT, aligned_empty
+from nearhash.index.storage_header import (
+    DTYPE_NAMES,
+    FORMAT_VERSION,
+    MAX_DIMENSIONS,
+    START_BYTES,
+    TENSOR_NAME,
+    Contents,
+    digits,
+    encode_header,
+    encode_json,
+    head_size,
+    parse_header,
+)
+
+# Enough to make calls rare, little enough to stay in the cache between checksum and copy.
+_CHUNK_BYTES = 1 << 18
+
+
+# --- write ---
+
+
+def write_file(path: str | PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Write a file atomically and durably.
+
+    The file appears under its name complete and on disk, or not at all: on any failure an older file of that name
+    stays as it was. Equal input gives equal bytes.
+
+    Parameters
+    ----------
+    path : path
+        If it is a symbolic link, the file that it points to is replaced.
+    header : dict of str to JSON values
+        Finite numbers, strings, booleans, None, lists and dicts with string keys, nested at most 16 deep.
+    tensors : mapping of str to arrays
+        bool, integers of 8 to 64 bits, float16, float32 or float64; any memory layout and byte order, at most 8
+        dimensions. Names are letters, digits, ``_``, ``.`` and ``-``, and start with a letter or digit.
+
+    Raises
+    ------
+    InvalidArgumentError, DtypeError
+        If the header or a tensor cannot be stored. Nothing has been written then.
+    OSError
+        If the file cannot be written.
+    """
+    header_text = encode_json(header)
+    arrays = {name: _storable(name, tensors[name]) for name in sorted(tensors)}
+    layout = {name: (array.dtype.newbyteorder("<"), array.shape) for name, array in arrays.items()}
+    checksums = dict.fromkeys(arrays, 0)
+    # The header does not grow when the checksums come in, so each tensor is read only once, while it is written.
+    blank = encode_header(header_text, layout, checksums)
+
+    def write(file: FileIO) -> None:
+        _write_all(file, memoryview(blank))
+        position = len(blank)
+        for name, array in arrays.items():
+            padding = -position % ALIGNMENT
+            _write_all(file, memoryview(bytes(padding)))
+            for chunk in _chunks(array):
+                checksums[name] = google_crc32c.extend(checksums[name], chunk)
+                _write_all(file, chunk.data)
+            position += padding + array.nbytes
+        file.seek(0)
+        _write_all(file, memoryview(encode_header(header_text, layout, checksums)))
+
+    _replace_file(os.path.realpath(os.fsdecode(path)), write)
+
+
+def _storable(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
+    if not isinstance(name, str) or not TENSOR_NAME.fullmatch(name):
+        raise InvalidArgumentError(f"tensors: expected names of letters, digits, '_', '.' and '-', got {name!r}")
+    array = np.asarray(tensor)
+    if array.dtype.newbyteorder("<") not in DTYPE_NAMES:
+        raise DtypeError(f"tensors: {name!r} has dtype {array.dtype}, expected bool, an integer or a float")
+    if array.ndim > MAX_DIMENSIONS:
+        raise InvalidArgumentError(f"tensors: {name!r} has {array.ndim} dimensions, expected at most {MAX_DIMENSIONS}")
+    return array
+
+
+def _chunks(array: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
+    """The elements in C order, little-endian, as bytes; copied, if they must be, a chunk at a time."""
+    stored = array.dtype.newbyteorder("<")
+    flat = array.reshape(-1) if array.flags.c_contiguous else array.flat
+    step = _CHUNK_BYTES // stored.itemsize
+    for start in range(0, array.size, step):
+        yield flat[start : start + step].astype(stored, copy=False).view(np.uint8)
+
+
+def _write_all(file: FileIO, data: memoryview) -> None:
+    while len(data):
+        data = data[file.write(data) :]
+
+
+def _replace_file(path: str, write: Callable[[FileIO], None]) -> None:
+    """Put what `write` writes at `path`, atomically and durably."""
+    folder = os.path.dirname(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path}: expected a file, got a folder")
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{folder}: no such folder, to write {os.path.basename(path)!r} into")
+    temporary = os.path.join(folder, f".nearhash-{os.urandom(8).hex()}.tmp")
+    file = FileIO(temporary, "xb")
+    try:
+        with file:
+            write(file)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    # A new name is durable only once its folder is.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- read ---
+
+
+def read_file(
+    path: str | PathLike[str], mmap: bool = True, verify: bool = True
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Read a file that `write_file` wrote.
+
+    Parameters
+    ----------
+    path : path
+    mmap : bool
+        Map the file: read-only arrays over its pages, loaded as they are touched. Otherwise writable arrays in memory
+        of their own. Both start at multiples of 64 bytes.
+    verify : bool
+        Compare the checksums of the tensors, which reads all of them. Everything else is checked in any case.
+
+    Returns
+    -------
+    header, tensors
+        As they were given to `write_file`, the tensors by name, little-endian and in C order.
+
+    Raises
+    ------
+    CorruptIndexError
+        If the file is not intact.
+    VersionError
+        If it was written in a format version that this release does not read.
+    OSError
+        If it cannot be read: FileNotFoundError, IsADirectoryError, ...
+    """
+    with _open(path) as file, _naming(path):
+        contents = _read_contents(file)
+        tensors = _mapped(file, contents) if mmap else _copied(file, contents)
+        for name, tensor in tensors.items():
+            if verify:
+                _check_checksum(name, tensor, contents.checksums[name])
+            if tensor.dtype == np.bool_ and tensor.size and tensor.view(np.uint8).max() > 1:
+                raise CorruptIndexError(f"tensor {name!r}: expected bytes 0 and 1 for bool")
+        return contents.header, tensors
+
+
+def inspect_file(path: str | PathLike[str]) -> dict[str, Any]:
+    """What a file holds, without reading its tensors; ready for JSON.
+
+    Returns
+    -------
+    dict
+        ``format_version``, ``file_size`` in bytes, ``header``, and ``tensors``: by name, in the order of the file, a
+        dict of ``dtype``, ``shape``, ``nbytes``, ``offset`` (from the start of the file) and ``crc32c``.
+
+    Raises
+    ------
+    CorruptIndexError, VersionError, OSError
+        As `read_file`, but what is inside the tensors is not looked at.
+    """
+    with _open(path) as file, _naming(path):
+        contents = _read_contents(file)
+        tensors = {
+            name: {
+                "dtype": entry.dtype.name,
+                "shape": list(entry.shape),
+                "nbytes": entry.stop - entry.start,
+                "offset": entry.start,
+                "crc32c": contents.checksums[name],
+            }
+            for name, entry in contents.tensors.items()
+        }
+        size = _size(file)
+    return {"format_version": FORMAT_VERSION, "file_size": size, "header": contents.header, "tensors": tensors}
+
+
+def _open(path: str | PathLike[str]) -> FileIO:
+    # Without blocking, so that a named pipe is refused, having no size, rather than waited for.
+    return FileIO(os.fsdecode(path), "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
+@contextmanager
+def _naming(path: str | PathLike[str]) -> Iterator[None]:
+    """Put the path in front of what is wrong with the file."""
+    try:
+        yield
+    except CorruptIndexError as error:
+        raise type(error)(f"{os.fsdecode(path)}: {error}") from error.__cause__
+
+
+def _size(file: FileIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _read_contents(file: FileIO) -> Contents:
+    """The checked header; padding checked too, since no checksum covers it."""
+    size = _size(file)
+    start = _read_range(file, 0, min(size, START_BYTES))
+    contents = parse_header(_read_range(file, 0, head_size(start, size)), size)
+    for entry in contents.padding:
+        if any(_read_range(file, entry.start, entry.stop)):
+            raise CorruptIndexError(f"padding at byte {entry.start:,}: expected zeros")
+    return contents
+
+
+def _mapped(file: FileIO, contents: Contents) -> dict[str, NDArray[Any]]:
+    """Read-only arrays over the file's pages; the arrays keep the map alive."""
+    raw = np.frombuffer(mmap(file.fileno(), 0, access=ACCESS_READ), np.uint8)
+    return {
+        name: raw[entry.start : entry.stop].view(entry.dtype).reshape(entry.shape)
+        for name, entry in contents.tensors.items()
+    }
+
+
+def _copied(file: FileIO, contents: Contents) -> dict[str, NDArray[Any]]:
+    """Arrays in memory of their own."""
+    tensors = {name: aligned_empty(entry.shape, entry.dtype) for name, entry in contents.tensors.items()}
+    for name, entry in contents.tensors.items():
+        _read_into(file, entry.start, tensors[name].reshape(-1).view(np.uint8).data)
+    return tensors
+
+
+def _check_checksum(name: str, tensor: NDArray[Any], expected: str) -> None:
+    checksum = 0
+    for chunk in _chunks(tensor):
+        checksum = google_crc32c.extend(checksum, chunk)
+    if digits(checksum) != expected:
+        raise CorruptIndexError(f"tensor {name!r}: checksum {digits(checksum)}, expected {expected!r:.20}")
+
+
+def _read_range(file: FileIO, start: int, stop: int) -> bytes:
+    data = bytearray(stop - start)
+    _read_into(file, start, memoryview(data))
+    return bytes(data)
+
+
+def _read_into(file: FileIO, start: int, target: memoryview) -> None:
+    file.seek(start)
+    while len(target):
+        count = file.readinto(target)
+        if not count:
+            raise CorruptIndexError("the file shrank while it was read")
+        target = target[count:]
