@@ -10,6 +10,7 @@ from nearhash.errors import DimensionError, DtypeError, DuplicateIdError, Invali
 METRICS = ("l2", "ip", "cosine")
 MAX_DIM = 32_768  # beyond it the 32-bit sums of the integer kernels could overflow
 MAX_SLOTS = 2**31 - 2
+LARGEST = 1e15  # squared distances of 32,768 such values still fit float32
 
 
 def check_dim(dim: int) -> int:
@@ -48,26 +49,25 @@ def as_matrix(values: ArrayLike, dim: int, name: str) -> NDArray[Any]:
 
 
 def as_float32(matrix: NDArray[Any], name: str) -> NDArray[np.float32]:
-    """A C-contiguous float32 form; raises if a value is not finite or too large for float32."""
+    """A C-contiguous float32 form; raises if a value is not finite or so large that squared distances overflow."""
     with np.errstate(over="ignore"):
         floats = np.ascontiguousarray(matrix, dtype=np.float32)
-    check_finite(floats, matrix, name)
+    check_range(floats, matrix, name, LARGEST)
     return floats
 
 
-def check_finite(converted: NDArray[Any], original: NDArray[Any], name: str) -> None:
-    """Raise if `converted` holds NaN or inf, naming the first bad row and what stood there."""
-    # A sum is several times faster than isfinite on every element. Overflow of large finite values is told apart below.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if converted.dtype.kind != "f" or np.isfinite(converted.sum(dtype=np.float64)):
-            return
-    bad = ~np.isfinite(converted)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise InvalidArgumentError(
-            f"{name}: expected finite values that fit {converted.dtype}, "
-            f"got {original[row, column]} in row {row}, column {column}"
-        )
+def check_range(converted: NDArray[Any], original: NDArray[Any], name: str, largest: float) -> None:
+    """Raise if `converted` holds NaN or anything beyond +-`largest`, naming the first bad value of `original`."""
+    if not converted.size or converted.dtype.kind != "f":
+        return
+    # NaN makes both comparisons false; the least and the greatest are found without a temporary array.
+    if converted.min() >= -largest and converted.max() <= largest:
+        return
+    row, column = np.argwhere(~(np.abs(converted) <= largest))[0]
+    raise InvalidArgumentError(
+        f"{name}: expected finite values of at most {largest:g} in magnitude, "
+        f"got {original[row, column]} in row {row}, column {column}"
+    )
 
 
 def as_ids(ids: ArrayLike | None, count: int, first: int) -> NDArray[np.int64]:

@@ -53,6 +53,10 @@ class Growable:
         self._count = total
         return self._buffer[total - count : total]
 
+    def truncate(self, count: int) -> None:
+        """Forget all rows from `count` on."""
+        self._count = min(self._count, count)
+
     def _grow(self, capacity: int) -> None:
         larger = aligned_empty((capacity, *self._buffer.shape[1:]), self._buffer.dtype)
         larger[: self._count] = self.view

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import CorruptIndexError, DtypeError, InvalidArgumentError
-from nearhash.index.arguments import as_float32, as_matrix, check_count, check_dim, check_finite, check_metric
+from nearhash.index.arguments import LARGEST, as_float32, as_matrix, check_count, check_dim, check_metric, check_range
 from nearhash.index.arrays import Growable
 from nearhash.index.exact import exact_search, range_search
 from nearhash.index.hits import Hits, RangeHits
@@ -272,9 +272,9 @@ class FlatIndex:
         if self.dtype == "float16":
             with np.errstate(over="ignore"):
                 rows = np.ascontiguousarray(matrix, np.float16)
-            check_finite(rows, matrix, "vectors")
+            check_range(rows, matrix, "vectors", float(np.finfo(np.float16).max))
             return rows
-        check_finite(matrix, matrix, "vectors")
+        check_range(matrix, matrix, "vectors", LARGEST)
         limits = np.iinfo(self.dtype)
         with np.errstate(invalid="ignore"):
             rows = np.ascontiguousarray(matrix, np.dtype(self.dtype))

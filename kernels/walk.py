@@ -26,13 +26,14 @@ def next_epoch(seen, state):
 
 @jit
 def search_batch(
-    codes, dim, encoded, neighbours, entry, seen, state, beam,
+    codes, dim, encoded, neighbours, entry, seen, state, beams, rerank,
     vectors, queries, metric, offset, mask, labels, windows, slots, distances, matches,
 ):  # fmt: skip
     """Approximate neighbours of a batch of queries.
 
     codes (n, width) and encoded queries (q, width), see codes.py; neighbours (n, degree) int32; seen (n,) and
-    state (1,) uint8 scratch of the calling thread; vectors (n, v) float32 with v >= the dimension of queries (q, d)
+    state (1,) uint8 scratch of the calling thread; beams (q,) int64 pool sizes; rerank, how many of the nearest
+    candidates that pass the filter are measured exactly; vectors (n, v) float32 with v >= the dimension of queries (q, d)
     float32; metric and offset as in scan.row_distance; mask, labels, windows as in scan.passes.
     Results: slots (q, k) int32 and distances (q, k) float32, -1 and inf where fewer were found; matches (q,) int64,
     the number of candidates in the pool that pass the filter.
@@ -43,35 +44,36 @@ def search_batch(
     rows, base, links = pointer(codes, 0), pointer(vectors, 0), pointer(neighbours, 0)
     code_queries, float_queries = pointer(encoded, 0), pointer(queries, 0)
     buffer, constants = query_buffer(codes), np.empty(CONSTANTS, np.float32)
-    fresh, pool = np.empty(degree, np.int32), np.empty(beam, np.uint64)
+    fresh, pool = np.empty(degree, np.int32), np.empty(max(1, beams.max()) if len(beams) else 1, np.uint64)
     best, unused = np.empty(k, np.uint64), np.empty(1, np.uint64)
     lines = (vector_dim + 15) // 16
     for query in range(queries.shape[0]):
         prepare(code_queries, width, dim, query, pointer(buffer, 0), pointer(constants, 0))
         size, _ = beam_search(
             pointer(buffer, 0), pointer(constants, 0), rows, width, line, links, degree, entry,
-            pointer(seen, 0), next_epoch(seen, state), pointer(fresh, 0), pointer(pool, 0), beam, pointer(unused, 0), 0,
+            pointer(seen, 0), next_epoch(seen, state), pointer(fresh, 0), pointer(pool, 0), beams[query], pointer(unused, 0), 0,
         )  # fmt: skip
-        vector = simd.offset(float_queries, query * vector_dim)
+        # Keep what passes the filter at the front of the pool, then measure its nearest ones.
         found = 0
-        for i in range(min(RERANK_AHEAD, size)):
+        for i in range(size):
+            if passes(query, key_slot(pool[i]), mask, labels, windows):
+                pool[found] = pool[i]
+                found += 1
+        matches[query] = found
+        chosen = min(found, rerank)
+        vector = simd.offset(float_queries, query * vector_dim)
+        for i in range(min(RERANK_AHEAD, chosen)):
             _prefetch_vector(base, stride, lines, key_slot(pool[i]))
         count = 0
-        for i in range(size):
-            if i + RERANK_AHEAD < size:
+        for i in range(chosen):
+            if i + RERANK_AHEAD < chosen:
                 _prefetch_vector(base, stride, lines, key_slot(pool[i + RERANK_AHEAD]))
             slot = key_slot(pool[i])
-            if not passes(query, slot, mask, labels, windows):
-                continue
-            found += 1
-            exact = row_distance(
-                vector, simd.offset(base, slot * stride), vector_dim, metric, offset, np.float32(1.0)
-            )
+            exact = row_distance(vector, simd.offset(base, slot * stride), vector_dim, metric, offset, np.float32(1.0))
             key = make_key(exact, slot)
             if count < k or key < best[k - 1]:
                 insert_at(pointer(best, 0), count, k, key)
                 count += 1 if count < k else 0
-        matches[query] = found
         unpack(best, count, slots[query], distances[query])
 
 
