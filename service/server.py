@@ -63,7 +63,11 @@ class Server:
         address = self._bound(self._address)
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()
-        await asyncio.get_running_loop().run_in_executor(None, self._warm)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self._warm)
+        except BaseException:
+            await self._server.stop(None)
+            raise
         await self._report(health_pb2.HealthCheckResponse.SERVING)
         log.info("serving on %s", address)
         return address

@@ -69,6 +69,19 @@ def test_kernels_are_warmed_before_serving_is_reported(scripted, gate):
         assert gate.calls == 2  # one row and a batch
 
 
+def test_an_index_that_cannot_search_is_not_served(scripted):
+    def fail(_: object) -> None:
+        raise RuntimeError("no kernel")
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(RuntimeError, match="no kernel"), running_server(scripted(fail, size=1), address):
+        pass
+    with running_server(scripted(lambda _: None), address):  # the port is free again
+        pass
+
+
 def test_accepted_requests_finish_while_new_ones_are_refused(scripted, gate):
     serving = ExitStack()
     config = ServerConfig(workers=1, limits=Limits(max_pending=8))

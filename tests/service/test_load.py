@@ -1,8 +1,11 @@
 """Many callers, more callers than places, callers in a hurry, callers that leave."""
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import ClassVar
 
 import grpc
 import numpy as np
@@ -11,9 +14,10 @@ import pytest
 import nearhash as nh
 from nearhash.errors import ServiceError
 from nearhash.protos.v1 import search_pb2, search_pb2_grpc
-from nearhash.service.admission import AdmissionQueue
+from nearhash.service.admission import AdmissionQueue, DeadlinePassedError
 from nearhash.service.background import running_server
 from nearhash.service.config import Limits, ServerConfig
+from nearhash.service.handlers import SearchHandlers
 from nearhash.service.wire import to_tensor
 
 ONE_WORKER = ServerConfig(workers=1, limits=Limits(max_pending=3))
@@ -103,11 +107,38 @@ def test_a_search_whose_deadline_passed_in_the_queue_is_not_run(scripted, gate):
         assert gate.calls == 2
 
 
+def test_a_request_that_comes_after_its_deadline_is_not_run(scripted, gate):
+    """As the handler sees it; gRPC itself ends most such calls before."""
+
+    class Context:
+        refusals: ClassVar[list[grpc.StatusCode]] = []
+
+        def time_remaining(self) -> float:
+            return 0.0
+
+        async def abort(self, code: grpc.StatusCode, *_: object) -> None:
+            self.refusals.append(code)
+            raise grpc.aio.AbortError
+
+    async def run() -> None:
+        queue = AdmissionQueue(workers=1, max_pending=1)
+        handlers = SearchHandlers(scripted(gate), ServerConfig(), queue).generic_handler()
+        method = handlers.service(SimpleNamespace(method="/nearhash.v1.SearchService/Search"))
+        with pytest.raises(grpc.aio.AbortError):
+            await method.unary_unary(REQUEST.SerializeToString(), Context())
+        assert Context.refusals == [grpc.StatusCode.DEADLINE_EXCEEDED]
+        assert gate.calls == 0
+
+    asyncio.run(run())
+
+
+def test_a_request_may_come_without_a_deadline(channel):
+    queries = to_tensor(np.zeros((1, 24)), "queries")
+    answer = search_pb2_grpc.SearchServiceStub(channel).Search(search_pb2.SearchRequest(queries=queries, k=1))
+    assert list(answer.ids.shape) == [1, 1]
+
+
 def test_the_queue_drops_a_job_whose_deadline_has_passed():
-    import asyncio
-
-    from nearhash.service.admission import DeadlinePassedError
-
     async def run() -> None:
         queue = AdmissionQueue(workers=1, max_pending=1)
         ran: list[int] = []
