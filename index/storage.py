@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from io import FileIO
 from mmap import ACCESS_READ, mmap
 from os import PathLike
+from stat import S_ISREG
 from typing import Any
 
 import google_crc32c
@@ -207,7 +208,7 @@ def inspect_file(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def _open(path: str | PathLike[str]) -> FileIO:
-    # Without blocking, so that a named pipe is refused, having no size, rather than waited for.
+    # Without blocking, so that a named pipe is refused rather than waited for.
     return FileIO(os.fsdecode(path), "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
@@ -226,6 +227,8 @@ def _size(file: FileIO) -> int:
 
 def _read_contents(file: FileIO) -> Contents:
     """The checked header; padding checked too, since no checksum covers it."""
+    if not S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise CorruptIndexError("not a regular file")
     size = _size(file)
     start = _read_range(file, 0, min(size, START_BYTES))
     contents = parse_header(_read_range(file, 0, head_size(start, size)), size)
