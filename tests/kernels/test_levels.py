@@ -1,0 +1,60 @@
+"""The kernels give the same on every instruction set: their tests run again under each that this machine has."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from llvmlite import binding
+
+from nearhash.errors import InvalidArgumentError
+from nearhash.kernels.features import GENERIC, LEVEL, NEON, VARIABLE, available_levels, choose_level
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize("level", [level for level in available_levels() if level != LEVEL])
+def test_kernels_under_another_level(level):
+    files = [str(HERE / name) for name in ("test_simd.py", "test_lvq.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(command, env={**os.environ, VARIABLE: level}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+def test_generic_is_always_there():
+    assert available_levels()[-1] == GENERIC
+    assert choose_level(None) == available_levels()[0]
+    assert choose_level(GENERIC) == GENERIC
+
+
+@pytest.mark.parametrize("wish", ["neon2", "AVX512", "sse"])
+def test_unknown_level_is_refused(wish):
+    with pytest.raises(InvalidArgumentError, match=VARIABLE):
+        choose_level(wish)
+
+
+def test_neon_code_compiles_to_dot_products():
+    """ARM cannot run here, but its code can be made: the innermost loop must use `sdot`."""
+    code = (
+        "from llvmlite import binding, ir\n"
+        "from nearhash.kernels import features\n"
+        "features.LEVEL = features.NEON\n"
+        "from nearhash.kernels import simd\n"
+        "from numba import types\n"
+        "module = ir.Module(); module.triple = 'aarch64-unknown-linux-gnu'\n"
+        "i8 = ir.IntType(8).as_pointer()\n"
+        "function = ir.Function(module, ir.FunctionType(ir.IntType(32), [i8, i8, ir.IntType(64)]), 'dot')\n"
+        "builder = ir.IRBuilder(function.append_basic_block())\n"
+        "_, codegen = simd.dot_codes._defn(None, None, None, None)\n"
+        "builder.ret(codegen(None, builder, None, function.args))\n"
+        "binding.initialize_all_targets(); binding.initialize_all_asmprinters()\n"
+        "machine = binding.Target.from_triple(module.triple).create_target_machine(features='+neon,+dotprod')\n"
+        "print(machine.emit_assembly(binding.parse_assembly(str(module))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if "No available targets" in done.stderr:
+        pytest.skip("this llvmlite cannot make ARM code")
+    assert done.returncode == 0, done.stderr
+    assert "sdot" in done.stdout
+    assert NEON not in available_levels() or binding.get_host_cpu_features().get("dotprod")
