@@ -58,7 +58,7 @@ def build(
         Metric.cosine
     ),
     codec: Annotated[Codec | None, typer.Option(help="Graph only.", show_default="lvq8")] = None,
-    degree: Annotated[int | None, typer.Option(min=1, help="Graph only: edges of a node.", show_default="32")] = None,
+    degree: Annotated[int | None, typer.Option(min=2, help="Graph only: edges of a node.", show_default="32")] = None,
     build_beam: Annotated[
         int | None, typer.Option(min=1, help="Graph only: candidates per inserted vector.", show_default="128")
     ] = None,

@@ -71,10 +71,9 @@ def search(
 
     loaded = nh.load(index)
     effort = {} if beam is None else {"beam": beam}
-    if effort and loaded.info()["kind"] != "graph":
-        raise typer.BadParameter(
-            f"{index} holds a {loaded.info()['kind']} index, which has no beam", param_hint="--beam"
-        )
+    kind = loaded.info()["kind"]
+    if effort and kind != "graph":
+        raise typer.BadParameter(f"for a graph index only, this one is {kind}", param_hint="--beam")
     vectors = read_vectors(queries)
     allowed = None if allow is None else read_allow(allow)
     started = time.perf_counter()

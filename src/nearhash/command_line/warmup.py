@@ -4,15 +4,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nearhash.command_line.report import JsonOption, print_json, progress_bar, results
 
 DIM = 16
 ROWS = 400
-BATCHES = (1, 64, 2000)  # single queries, small batches and large ones take different kernels
+BATCHES = (1, 256)  # a few queries are scanned, many go through a matrix product
+ALLOWED = (ROWS // 4, 4)  # wide filters are tested on the way, narrow ones listed
 
 
 def warmup(json: JsonOption = False) -> None:
@@ -52,22 +57,38 @@ def exercises() -> Iterator[Callable[[], None]]:
 
 
 def exercise(make: Callable[[], Any]) -> None:
-    """Make an index, fill it in two calls, remove from it, and search it in every way."""
+    """Make an index and search it in every way: in memory, mapped from a file, and mapped and then changed."""
     import nearhash as nh
 
     rows = np.random.default_rng(0).integers(0, 100, (ROWS, DIM)).astype(np.float32)
+    half = ROWS // 2
     index = make()
-    index.add(rows[: ROWS // 2], labels=np.arange(ROWS // 2))
-    ids = index.add(rows[ROWS // 2 :], labels=np.arange(ROWS // 2))
-    index.remove(ids[:10])
-    for batch in BATCHES:
-        for dtype in (np.float32, np.uint8):
-            queries = np.resize(rows, (batch, DIM)).astype(dtype)
-            index.search(queries, k=5)
-            index.search(queries, k=5, window=(0, 100))
-            index.search(queries, k=5, allow=ids)
-    if isinstance(index, nh.FlatIndex):
-        index.range_search(rows[:2], radius=1.0)
+    index.add(rows[:half], labels=np.arange(half))
+    search_in_every_way(index, rows)
+    with TemporaryDirectory(prefix="nearhash-warmup-") as folder:
+        file = Path(folder) / "index.nearhash"
+        index.save(file)
+        mapped = nh.load(file, mmap=True)
+    search_in_every_way(mapped, rows)
+    ids = mapped.add(rows[half:], labels=np.arange(half))
+    mapped.remove(ids[:10])
+    search_in_every_way(mapped, rows)
+
+
+def search_in_every_way(index: Any, rows: npt.NDArray[np.float32]) -> None:
+    """Search with few queries and many, of both types, and with every kind of filter."""
+    filters: list[dict[str, Any]] = [{}]
+    for allowed in ALLOWED:
+        window, allow = {"window": (0, allowed)}, {"allow": index.ids[:allowed]}
+        filters += [window, allow, window | allow]
+    # A graph answers filters by a walk or by a scan, as the beam makes the one or the other cheaper.
+    efforts: tuple[dict[str, int], ...] = ({"beam": 1}, {"beam": 64}) if index.info()["kind"] == "graph" else ({},)
+    for batch, dtype, effort in product(BATCHES, (np.float32, np.uint8), efforts):
+        queries = np.resize(rows, (batch, DIM)).astype(dtype)
+        for limits in filters:
+            index.search(queries, k=1, **limits, **effort)
+            if not effort and batch == BATCHES[0]:
+                index.range_search(queries, radius=1.0, **limits)
 
 
 def compiled_kernels() -> dict[str, Any]:
@@ -76,18 +97,19 @@ def compiled_kernels() -> dict[str, Any]:
 
     from nearhash.kernels.features import LEVEL
 
-    kernels = {
-        id(kernel): kernel
+    cached = {
+        id(kernel): kernel.stats
         for name, module in list(sys.modules.items())
         if name.startswith("nearhash.kernels.")
         for kernel in vars(module).values()
-        if isinstance(kernel, Dispatcher) and kernel.signatures
+        if isinstance(kernel, Dispatcher) and kernel.stats.cache_path  # the others are compiled into their callers
     }.values()
-    statistics = [kernel.stats for kernel in kernels]
+    compiled = sum(sum(kernel.cache_misses.values()) for kernel in cached)
+    loaded = sum(sum(kernel.cache_hits.values()) for kernel in cached)
     return {
-        "kernels": sum(len(kernel.signatures) for kernel in kernels),
-        "compiled": sum(sum(each.cache_misses.values()) for each in statistics),
-        "loaded": sum(sum(each.cache_hits.values()) for each in statistics),
-        "instruction_set": str(LEVEL),
-        "caches": sorted({str(each.cache_path) for each in statistics}),
+        "kernels": compiled + loaded,
+        "compiled": compiled,
+        "loaded": loaded,
+        "instruction_set": LEVEL,
+        "caches": sorted({kernel.cache_path for kernel in cached}),
     }

@@ -1,0 +1,164 @@
+"""Commands against a small index, in process."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import nearhash as nh
+from nearhash.command_line.app import app
+
+from .conftest import Files, Run
+
+run = CliRunner().invoke
+
+
+def test_build_passes_every_setting_on(files: Files) -> None:
+    graph, flat = nh.load(files.graph).info(), nh.load(files.flat).info()
+    assert (graph["kind"], graph["metric"], graph["size"], graph["labelled"]) == ("graph", "l2", 300, True)
+    assert (graph["codec"], graph["degree"], graph["seed"]) == ("lvq8", 16, 3)
+    assert (flat["kind"], flat["metric"], flat["size"], flat["dtype"]) == ("flat", "l2", 300, "float16")
+    assert nh.load(files.graph).ids.tolist() == list(range(1000, 1300))
+
+
+def test_build_reports_size_and_time(files: Files, tmp_path: Path, run_json: Run) -> None:
+    out = tmp_path / "new.nearhash"
+    document = run_json("build", files.vectors, "--out", out, "--codec", "f32", "--build-beam", 40)
+    assert document["file_bytes"] == out.stat().st_size
+    assert document["bytes_per_vector"] == out.stat().st_size / 300
+    assert document["build_seconds"] > 0
+    assert document["index"]["metric"] == "cosine"
+    text = run(app, ["build", str(files.vectors), "--out", str(out), "--force"])
+    assert text.exit_code == 0
+    assert "graph index of 300 vectors, dimension 8, cosine" in text.stdout
+    assert f"{out.stat().st_size:,} bytes" in text.stdout
+
+
+def test_build_overwrites_only_with_force(files: Files, tmp_path: Path) -> None:
+    out = tmp_path / "kept"
+    out.write_text("precious")
+    arguments = ["build", str(files.vectors), "--out", str(out), "--index", "flat"]
+    assert run(app, arguments).exit_code == 2
+    assert out.read_text() == "precious"
+    assert run(app, [*arguments, "--force"]).exit_code == 0
+    assert len(nh.load(out)) == 300
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "complaint"),
+    [
+        ("--ids", "1\n1\n", "more than once"),
+        ("--ids", "1\n2\n3\n", "ids"),
+        ("--labels", "1\nx\n", "'x' is not a number"),
+    ],
+)
+def test_a_failed_build_leaves_no_file(tmp_path: Path, option: str, content: str, complaint: str) -> None:
+    vectors, column, out = tmp_path / "vectors.csv", tmp_path / "column.txt", tmp_path / "out"
+    vectors.write_text("1,2\n3,4\n")
+    column.write_text(content)
+    result = run(app, ["build", str(vectors), "--out", str(out), "--index", "flat", option, str(column)])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert re.search(complaint, result.stderr)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["graph", "flat"])
+def test_search_prints_what_the_library_finds(files: Files, run_json: Run, kind: str) -> None:
+    path = getattr(files, kind)
+    document = run_json("search", path, "--queries", files.vectors, "--k", 3, "--threads", 1)
+    expected = nh.load(path).search(np.load(files.vectors), k=3)
+    assert document["queries"] == 300
+    assert document["ids"] == expected.ids.tolist()
+    np.testing.assert_array_equal(np.float32(document["distances"]), expected.distances)
+
+
+def test_search_in_a_window_and_among_allowed(files: Files, tmp_path: Path, run_json: Run) -> None:
+    windowed = run_json("search", files.graph, "--queries", files.vectors, "--window", "10:14", "--k", 5)
+    assert all(sorted(row) == [1010, 1011, 1012, 1013] for row in windowed["ids"])  # shorter rows: only four match
+    allow = tmp_path / "allow.txt"
+    allow.write_text("1003\n1299\n")
+    allowed = run_json("search", files.flat, "--queries", files.vectors, "--allow", allow)
+    assert all(sorted(row) == [1003, 1299] for row in allowed["ids"])
+
+
+def test_search_writes_arrays(files: Files, tmp_path: Path) -> None:
+    out = tmp_path / "hits.npz"
+    arguments = ["--queries", str(files.vectors), "--window", "0:2", "-k", "3", "--out", str(out)]
+    assert run(app, ["search", str(files.graph), *arguments]).exit_code == 0
+    with np.load(out) as hits:
+        assert hits["ids"].shape == hits["distances"].shape == (300, 3)
+        assert set(hits["ids"][:, :2].ravel()) == {1000, 1001}
+        assert (hits["ids"][:, 2] == -1).all()
+        assert np.isinf(hits["distances"][:, 2]).all()
+
+
+def test_search_shows_a_few_queries_as_a_table(files: Files) -> None:
+    result = run(app, ["search", str(files.graph), "--queries", str(files.vectors), "--k", "2"])
+    assert result.exit_code == 0
+    assert result.stdout.split()[:4] == ["query", "neighbour", "id", "distance"]
+    assert [" 1000 " in result.stdout, " 1004 " in result.stdout] == [True, True]
+    assert "295 more are not shown" in result.stdout
+    nothing = run(app, ["search", str(files.graph), "--queries", str(files.vectors), "--window", "900:"])
+    assert "no match" in nothing.stdout
+
+
+def test_beam_reaches_the_graph_and_is_refused_for_flat(files: Files, run_json: Run) -> None:
+    arguments = ("--queries", files.vectors, "--k", 10)
+    narrow = run_json("search", files.graph, *arguments, "--beam", 10)
+    wide = run_json("search", files.graph, *arguments, "--beam", 300)
+    exact = nh.FlatIndex(8)
+    exact.add(np.load(files.vectors), ids=np.arange(1000, 1300))
+    truth = exact.search(np.load(files.vectors), k=10).ids.tolist()
+    shared = [sum(len(set(a) & set(b)) for a, b in zip(found["ids"], truth, strict=True)) for found in (narrow, wide)]
+    assert shared[0] < shared[1]
+    result = run(app, ["search", str(files.flat), "--queries", str(files.vectors), "--beam", "9"])
+    assert result.exit_code == 2
+    assert "this one is flat" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["search", "FILE", "--queries", "VECTORS"], ["serve", "--index", "FILE"], ["inspect", "FILE"]]
+)
+def test_a_file_that_is_no_index_is_one_line_on_stderr(files: Files, command: list[str]) -> None:
+    names = {"FILE": str(files.labels), "VECTORS": str(files.vectors)}
+    result = run(app, [names.get(part, part) for part in command])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("nearhash: ")
+    assert result.stderr.count("\n") == 1
+    assert files.labels.name in result.stderr
+
+
+def test_queries_of_another_dimension(files: Files, tmp_path: Path) -> None:
+    queries = tmp_path / "queries.csv"
+    queries.write_text("1,2,3\n")
+    result = run(app, ["search", str(files.graph), "--queries", str(queries)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "8" in result.stderr
+    assert "3" in result.stderr
+
+
+def test_inspect_lists_header_and_tensors(files: Files, run_json: Run) -> None:
+    document = run_json("inspect", files.graph)
+    assert document["header"]["kind"] == "graph"
+    assert document["file_size"] == files.graph.stat().st_size
+    assert document["verified"] is False
+    text = run(app, ["inspect", str(files.graph)]).stdout
+    for name in document["tensors"]:
+        assert name in text
+
+
+def test_inspect_verifies_checksums(files: Files, tmp_path: Path, run_json: Run) -> None:
+    assert run_json("inspect", files.flat, "--verify")["verified"] is True
+    damaged = bytearray(files.flat.read_bytes())
+    tensor = max(run_json("inspect", files.flat)["tensors"].values(), key=lambda tensor: tensor["nbytes"])
+    damaged[tensor["offset"]] ^= 1
+    copy = tmp_path / "damaged.nearhash"
+    copy.write_bytes(damaged)
+    result = run(app, ["inspect", str(copy), "--verify", "--json"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "checksum" in result.stderr.lower() or "crc" in result.stderr.lower()
