@@ -75,6 +75,8 @@ def as_ids(ids: ArrayLike | None, count: int, first: int) -> NDArray[np.int64]:
     if ids is None:
         return np.arange(first, first + count, dtype=np.int64)
     array = integer_ids(ids, "ids")
+    if array.ndim == 0:
+        array = array[None]
     if array.ndim != 1 or len(array) != count:
         raise InvalidArgumentError(f"ids: expected shape ({count},), one per vector, got {array.shape}")
     if len(array) and array.min() < 0:
@@ -88,14 +90,14 @@ def as_ids(ids: ArrayLike | None, count: int, first: int) -> NDArray[np.int64]:
 
 def integer_ids(ids: ArrayLike, name: str) -> NDArray[np.int64]:
     """Ids as int64; integers beyond it and other dtypes raise."""
-    try:
-        array = np.asarray(ids)
-    except OverflowError as error:
-        raise InvalidArgumentError(f"{name}: expected ids that fit int64, got larger ones") from error
+    array = np.asarray(ids)
     if array.size == 0 and array.dtype.kind in "fO":
         return np.zeros(array.shape, np.int64)
-    if array.dtype.kind == "O" and all(isinstance(value, int) for value in array.flat):
-        raise InvalidArgumentError(f"{name}: expected ids that fit int64, got larger ones")
+    if array.dtype.kind in "fO" and not isinstance(ids, np.ndarray):
+        # NumPy makes floats or objects of Python integers that no integer dtype holds together.
+        given = np.asarray(ids, dtype=object)
+        if all(isinstance(value, int) for value in given.flat):
+            raise InvalidArgumentError(f"{name}: expected ids that fit int64, got {max(given.flat, key=abs)}")
     if array.dtype.kind not in "iu":
         raise DtypeError(f"{name}: expected integers, got dtype {array.dtype}")
     if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
@@ -108,6 +110,8 @@ def as_labels(labels: ArrayLike, count: int) -> NDArray[np.float64]:
     array = np.asarray(labels)
     if array.dtype.kind not in "fiu":
         raise DtypeError(f"labels: expected a float or integer dtype, got {array.dtype}")
+    if array.ndim == 0:
+        array = array[None]
     if array.shape != (count,):
         raise InvalidArgumentError(f"labels: expected shape ({count},), one per vector, got {array.shape}")
     array = array.astype(np.float64)

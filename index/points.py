@@ -237,7 +237,8 @@ class Points:
         ids, live = tensors["ids"], tensors["live"]
         if slots and (ids.min() < 0 or live.max() > 1):
             raise CorruptIndexError("tensor 'ids' or 'live': values out of range")
-        if isinstance(next_id, bool) or not isinstance(next_id, int) or next_id <= (int(ids.max()) if slots else -1):
+        largest = int(ids.max()) if slots else -1
+        if isinstance(next_id, bool) or not isinstance(next_id, int) or not largest < next_id <= 2**63:
             raise CorruptIndexError(f"header 'next_id': expected an integer above all ids, got {next_id!r}")
         alive = np.sort(ids[live == 1])
         if (alive[1:] == alive[:-1]).any():

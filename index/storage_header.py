@@ -199,7 +199,7 @@ def _parse_entry(name: str, entry: Any, data_start: int) -> Entry:
 
 
 def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 
 def _check_layout(entries: list[tuple[str, Entry]], position: int, file_size: int) -> None:

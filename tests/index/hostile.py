@@ -9,8 +9,8 @@ Three kinds, from the outside inwards:
 The checksum of the header is computed here on its own, so that these files also test how it is defined.
 """
 
-import copy
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,12 @@ def damaged(file: bytes, every: int = 1) -> Iterator[tuple[str, bytes]]:
 # --- forged containers ---
 
 
-def seal(text: bytes, data: bytes) -> bytes:
+def seal(text: bytes, data: bytes, length: int | None = None) -> bytes:
     """A file around a JSON text that starts with `MARK`, with the right length, padding and checksum of the header."""
-    text += b" " * (-(8 + len(text)) % 64)
-    start = len(MARK)
-    blank = len(text).to_bytes(8, "little") + text[:start] + b"0" * 8 + text[start + 8 :]
+    text = text.ljust(len(text) + -(8 + len(text)) % 64 if length is None else length)
+    blank = len(text).to_bytes(8, "little") + MARK + b"0" * 8 + text[len(MARK) + 8 :]
     checksum = b"%08x" % google_crc32c.value(blank)
-    return blank[: 8 + start] + checksum + blank[8 + start + 8 :] + data
+    return blank[: 8 + len(MARK)] + checksum + blank[8 + len(MARK) + 8 :] + data
 
 
 def unseal(file: bytes) -> tuple[dict[str, Any], bytes]:
@@ -75,91 +74,141 @@ def unseal(file: bytes) -> tuple[dict[str, Any], bytes]:
     return json.loads(file[8 : 8 + length]), file[8 + length :]
 
 
-def reseal(file: bytes, mutate: Callable[[dict[str, Any]], None]) -> bytes:
+def compact(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def reseal(file: bytes, mutate: Callable[[dict[str, Any]], Any]) -> bytes:
     """A file with its JSON document changed in place by `mutate`, and sealed again."""
     document, data = unseal(file)
     mutate(document)
-    return seal(json.dumps(document).replace('{"__metadata__": {"crc32c": "', MARK.decode(), 1).encode(), data)
+    return seal(compact(document), data)
 
 
 def forged(file: bytes) -> Iterator[tuple[str, bytes]]:
     """(description, bytes) of files with right checksums and a wrong structure. `file` needs a tensor with bytes."""
-    document, data = unseal(file)
-    names = [name for name in document if not name.startswith("_")]
-    name = max(names, key=lambda name: document[name]["data_offsets"][1] - document[name]["data_offsets"][0])
-    start, stop = document[name]["data_offsets"]
+    document, _ = unseal(file)
+    sizes = {
+        name: entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in document.items() if "_" not in name
+    }
+    largest = max(sizes, key=sizes.__getitem__)
+    yield from _forged_entries(file, largest)
+    yield from _forged_layouts(file, largest)
+    yield from _forged_metadata(file, largest)
+    yield from _forged_json(file, largest)
+
+
+def _forged_entries(file: bytes, name: str) -> Iterator[tuple[str, bytes]]:
+    start, stop = unseal(file)[0][name]["data_offsets"]
     size = stop - start
 
     def entry(**changes: Any) -> bytes:
         return reseal(file, lambda document: document[name].update(changes))
 
-    def metadata(**changes: Any) -> bytes:
-        return reseal(file, lambda document: document["__metadata__"].update(changes))
-
-    for shape in ([-1], [size], [-size], [2**62, 4], [2**32, 2**32, 2**32], [0, 2**62, 2**62], [2**64], [True], [1.0]):
-        yield f"shape {shape}", entry(shape=shape, dtype="I8" if shape != [size] else "I64")
-    for shape in (None, 7, "7", {}, [[1]], [1] * 65, [size + 1]):
+    shapes: list[Any] = [[-1], [-size], [-1, -size], [2**62, 4], [2**32, 2**32, 2**32], [2**64], [True, size]]
+    shapes += [[float(size)], [[size]], [size, *[1] * 8], [size, *[1] * 64], [size + 1], [size - 1], [0]]
+    for shape in [*shapes, None, 7, "7", {}]:
         yield f"shape {str(shape)[:40]}", entry(shape=shape, dtype="U8")
     for dtype in (None, 1, [], "", "f4", "F8_E4M3", "BF16", "O", "float32"):
         yield f"dtype {dtype!r}", entry(dtype=dtype)
-    offsets: list[Any] = [
-        None,
-        5,
-        [],
-        [start],
-        [start, stop, stop],
-        [str(start), str(stop)],
-        [float(start), float(stop)],
-    ]
-    offsets += [[start, stop + 1], [start + 1, stop + 1], [start - 64, stop - 64], [stop, start], [-size, 0]]
-    offsets += [[2**40, 2**40 + size], [2**63 - size, 2**63], [2**64 - size, 2**64], [start + 64, stop + 64]]
-    for pair in offsets:
+    yield "a dtype that the bytes are too few for", entry(shape=[size], dtype="F16")
+    pairs: list[Any] = [None, 5, [], [start], [start, stop, stop], [str(start), str(stop)]]
+    pairs += [[float(start), float(stop)], [start, stop + 1], [start + 1, stop + 1], [start - 64, stop - 64]]
+    pairs += [[stop, start], [-size, 0], [start + 64, stop + 64], [2**40, 2**40 + size], [2**64 - size, 2**64]]
+    for pair in pairs:
         yield f"data_offsets {pair} instead of {[start, stop]}", entry(data_offsets=pair)
     yield "an unknown key in an entry", entry(compression="zstd")
     yield "an entry without dtype", reseal(file, lambda document: document[name].pop("dtype"))
     yield "an entry that is a list", reseal(file, lambda document: document.update({name: []}))
-    yield "the largest tensor missing", reseal(file, lambda document: document.pop(name))
-    yield "two entries for the same bytes", reseal(file, lambda document: document.update(copy=document[name]))
     for odd in ("", "a b", "../x", "_other", "é", "\ud800", "x" * 65, "_pad.more"):
         yield f"a tensor named {odd!a}", reseal(file, lambda document, odd=odd: _rename(document, name, odd))
 
-    yield "bytes behind the last tensor", seal(json.dumps(document, separators=(",", ":")).encode(), data + bytes(64))
-    yield "last byte of the data missing", seal(json.dumps(document, separators=(",", ":")).encode(), data[:-1])
-    yield "no data at all", seal(json.dumps(document, separators=(",", ":")).encode(), b"")
-    yield "tensors not aligned", _misaligned(document, data, name)
-    yield "padding that is not zero", _filled_padding(document, data)
-    yield "padding of 64 bytes", _long_padding(document, data)
 
-    for version in ("nearhash/0", "nearhash/2", "nearhash/999999999"):
-        yield f"format {version}", metadata(format=version)
-    for version in ("", "nearhash", "nearhash/", "nearhash/-1", "nearhash/1\n", "nearhash/1.0", "nearhash/" + "9" * 99):
+def _rename(document: dict[str, Any], old: str, new: str) -> None:
+    document[new] = document.pop(old)
+    document["__metadata__"][f"crc32c.{new}"] = document["__metadata__"].pop(f"crc32c.{old}")
+
+
+def _forged_layouts(file: bytes, name: str) -> Iterator[tuple[str, bytes]]:
+    document, data = unseal(file)
+    checksum = document["__metadata__"][f"crc32c.{name}"]
+    yield "the largest tensor missing", reseal(file, lambda document: document.pop(name))
+    yield "two entries for the same bytes", _with_entry(file, document[name], checksum)
+    for shape in ([0, 2**62, 2**62], [2**61, 0], [2**64, 0]):
+        empty = {"dtype": "I64", "shape": shape, "data_offsets": [0, 0]}
+        yield f"an empty tensor of shape {shape}", _with_entry(file, empty, "00000000")
+    yield "bytes behind the last tensor", seal(compact(document), data + bytes(64))
+    yield "last byte of the data missing", seal(compact(document), data[:-1])
+    yield "no data at all", seal(compact(document), b"")
+    yield "a hole before the first tensor", _in_front(file, bytes(64))
+    yield "tensors not aligned", _in_front(file, bytes(1), ("U8", [1]))
+    yield "padding of 64 bytes", _in_front(file, bytes(64), ("U8", [64]))
+    yield "padding that is not zero", _in_front(file, bytes(63) + b"\1", ("U8", [62]), ("U8", [2]))
+    yield "padding of two dimensions", _in_front(file, bytes(64), ("U8", [62]), ("U8", [2, 1]))
+    yield "padding of no dimension", _in_front(file, bytes(64), ("U8", [63]), ("U8", []))
+    yield "padding of int16", _in_front(file, bytes(64), ("U8", [62]), ("I16", [1]))
+
+
+def _with_entry(file: bytes, entry: dict[str, Any], checksum: str) -> bytes:
+    """One more tensor, without more data."""
+
+    def mutate(document: dict[str, Any]) -> None:
+        document["more"] = entry
+        document["__metadata__"]["crc32c.more"] = checksum
+
+    return reseal(file, mutate)
+
+
+def _in_front(file: bytes, raw: bytes, *padding: tuple[str, list[int]]) -> bytes:
+    """Bytes before the first tensor, and (dtype, shape) of padding that covers them one after the other."""
+    document, data = unseal(file)
+    for name, entry in document.items():
+        if name != "__metadata__":
+            entry["data_offsets"] = [offset + len(raw) for offset in entry["data_offsets"]]
+    position = 0
+    for number, (dtype, shape) in enumerate(padding):
+        stop = position + math.prod(shape) * {"U8": 1, "I16": 2}[dtype]
+        document[f"_pad.{number}"] = {"dtype": dtype, "shape": shape, "data_offsets": [position, stop]}
+        position = stop
+    return seal(compact(document), raw + data)
+
+
+def _forged_metadata(file: bytes, name: str) -> Iterator[tuple[str, bytes]]:
+    def metadata(**changes: Any) -> bytes:
+        return reseal(file, lambda document: document["__metadata__"].update(changes))
+
+    def without(key: str) -> bytes:
+        return reseal(file, lambda document: document["__metadata__"].pop(key))
+
+    for version in ("nearhash/0", "nearhash/2", "nearhash/999999999", "", "nearhash", "nearhash/", "nearhash/-1"):
         yield f"format {version!r}", metadata(format=version)
-    yield "format missing", reseal(file, lambda document: document["__metadata__"].pop("format"))
-    yield "format a number", metadata(format=1)
+    for version in ("nearhash/1\n", "nearhash/1.0", "nearhash/" + "9" * 99, 1, None):
+        yield f"format {version!r}", metadata(format=version)
+    for key in ("format", "header", f"crc32c.{name}"):
+        yield f"metadata without {key}", without(key)
     yield "unknown metadata", metadata(author="somebody")
-    yield "a checksum missing", reseal(file, lambda document: document["__metadata__"].pop(f"crc32c.{name}"))
-    yield "a checksum of no tensor", metadata(**{"crc32c.nothing": "00000000"})
-    for checksum in ("", "00000000", "0" * 100):
+    yield "a sum for no tensor", metadata(**{"crc32c.nothing": "00000000"})
+    right = unseal(file)[0]["__metadata__"][f"crc32c.{name}"]
+    for checksum in ("", "00000000", "0" * 100, f" {right}", right.upper() + " "):
         yield f"checksum {checksum[:9]!r}", metadata(**{f"crc32c.{name}": checksum})
-    right = document["__metadata__"][f"crc32c.{name}"]
-    yield "checksum in capitals or spaced", metadata(**{f"crc32c.{name}": f" {right.upper()}"})
-
-    yield "index header missing", reseal(file, lambda document: document["__metadata__"].pop("header"))
-    for text in _bad_json():
+    for text in [*_bad_json(), "\ud800"]:
         yield f"index header {text[:30]!a}", metadata(header=text)
-    yield "index header with a lone surrogate", metadata(header="\ud800")
+
+
+def _forged_json(file: bytes, name: str) -> Iterator[tuple[str, bytes]]:
+    document, data = unseal(file)
+    good = compact(document)
+    head = good[: len(MARK) + 8]
     for text in _bad_json():
-        raw = text.encode("utf-8", "surrogatepass")
-        yield f"JSON header {text[:30]!a}", seal(MARK + b'00000000"},"x":' + raw + b"}", data)
-    good = json.dumps(document, separators=(",", ":")).encode()
+        yield f"JSON header {text[:30]!a}", seal(head + b'"},"x":' + text.encode() + b"}", data)
     yield "JSON header not UTF-8", seal(good[:-1] + b',"\xff":0}', data)
-    yield "JSON header in UTF-16", seal(good[: len(MARK) + 9] + good[len(MARK) + 9 :].decode().encode("utf-16"), data)
+    yield "JSON header in UTF-16", seal(head + good[len(head) :].decode().encode("utf-16"), data)
     yield "JSON header followed by text", seal(good + b"x", data)
     yield "JSON header cut", seal(good[:-2], data)
     yield "JSON header with a tensor twice", seal(good[:-1] + b',"' + name.encode() + b'":0}', data)
     yield "JSON header with metadata twice", seal(good[:-1] + b',"__metadata__":{}}', data)
-    yield "header not ending at 64", _unpadded(file)
     yield "JSON header of 17 MB", seal(good + b" " * (17 << 20), data)
+    yield "header not ending at a multiple of 64", seal(good, data, length=1 + len(good) + -(8 + len(good)) % 64)
 
 
 def _bad_json() -> list[str]:
@@ -187,43 +236,6 @@ def _bad_json() -> list[str]:
         '{"a":' + "[" * 17 + "]" * 17 + "}",
         '{"a":"\x00"}',
     ]
-
-
-def _rename(document: dict[str, Any], old: str, new: str) -> None:
-    document[new] = document.pop(old)
-    document["__metadata__"][f"crc32c.{new}"] = document["__metadata__"].pop(f"crc32c.{old}")
-
-
-def _misaligned(document: dict[str, Any], data: bytes, name: str) -> bytes:
-    """One byte of padding before everything, the rest moved up."""
-    document = copy.deepcopy(document)
-    for key, entry in document.items():
-        if key != "__metadata__":
-            entry["data_offsets"] = [offset + 1 for offset in entry["data_offsets"]]
-    document["_pad.first"] = {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}
-    return seal(json.dumps(document, separators=(",", ":")).encode(), b"\0" + data)
-
-
-def _filled_padding(document: dict[str, Any], data: bytes) -> bytes:
-    document = copy.deepcopy(document)
-    document["_pad.last"] = {"dtype": "U8", "shape": [3], "data_offsets": [len(data), len(data) + 3]}
-    return seal(json.dumps(document, separators=(",", ":")).encode(), data + b"\0\0\1")
-
-
-def _long_padding(document: dict[str, Any], data: bytes) -> bytes:
-    document = copy.deepcopy(document)
-    document["_pad.last"] = {"dtype": "U8", "shape": [64], "data_offsets": [len(data), len(data) + 64]}
-    return seal(json.dumps(document, separators=(",", ":")).encode(), data + bytes(64))
-
-
-def _unpadded(file: bytes) -> bytes:
-    """The header one space longer than a multiple of 64; sealed by hand since `seal` would pad it."""
-    document, data = unseal(file)
-    text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % 64 + 1)
-    blank = len(text).to_bytes(8, "little") + MARK + b"0" * 8 + text[len(MARK) + 8 :]
-    checksum = b"%08x" % google_crc32c.value(blank)
-    return blank[: 8 + len(MARK)] + checksum + blank[8 + len(MARK) + 8 :] + data
 
 
 # --- wrong indexes in perfect containers ---

@@ -7,7 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hostile import damaged, flipped, forged, reseal, rewrite, seal, truncated, unseal
+from hostile import compact, damaged, flipped, forged, reseal, rewrite, seal, truncated, unseal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -363,6 +363,13 @@ def test_without_verify_only_what_is_inside_tensors_is_not_compared(path, small)
     assert refused(path, bytes(changed), verify=False), "a bool of 2"
 
 
+def test_a_header_that_does_not_end_at_a_multiple_of_64_is_refused(path):
+    write_file(path, {}, {})
+    good = compact(unseal(path.read_bytes())[0])
+    assert not refused(path, seal(good, b""))
+    assert refused(path, seal(good, b"", length=len(good)))
+
+
 @pytest.mark.parametrize("mapped", [True, False])
 def test_forged_structure_is_found(path, small, mapped):
     variants = dict(forged(small))
@@ -419,7 +426,7 @@ def test_a_resealed_file_that_was_not_changed_is_still_valid(path, small):
     """Else the forged ones might be refused for their seal alone."""
     assert not refused(path, reseal(small, lambda document: None))
     document, data = unseal(small)
-    assert seal(json.dumps(document, separators=(",", ":")).encode(), data) == small
+    assert seal(compact(document), data) == small
     rewrite(path, path, lambda header, tensors: None)
     assert path.read_bytes() == small
 
