@@ -1,0 +1,27 @@
+"""The indexes that are compared, by name. Importing this imports none of their libraries."""
+
+from benchmarks.peers.base import Effort, Lane, NotInstalledError, Peer, UnsuitableError, thread_limit
+from benchmarks.peers.faiss_indexes import FaissFlat, FaissHnsw, FaissIvfPq
+from benchmarks.peers.hnswlib_hnsw import HnswlibHnsw
+from benchmarks.peers.nearhash_indexes import NearhashFlat, NearhashGraphF32, NearhashGraphLvq8
+from benchmarks.peers.scann_tree import ScannTree
+from benchmarks.peers.usearch_hnsw import UsearchBf16, UsearchF16, UsearchF32
+
+PEERS: dict[str, type[Peer]] = {
+    peer.name: peer
+    for peer in (
+        NearhashGraphLvq8,
+        NearhashGraphF32,
+        NearhashFlat,
+        HnswlibHnsw,
+        FaissFlat,
+        FaissHnsw,
+        FaissIvfPq,
+        ScannTree,
+        UsearchF32,
+        UsearchF16,
+        UsearchBf16,
+    )
+}
+
+__all__ = ["PEERS", "Effort", "Lane", "NotInstalledError", "Peer", "UnsuitableError", "thread_limit"]

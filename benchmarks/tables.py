@@ -1,0 +1,105 @@
+"""Markdown tables of results."""
+
+from collections.abc import Sequence
+from typing import Any
+
+Document = dict[str, Any]
+MISSING = "–"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table; all columns but the first are numbers, so they are aligned right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def figure(value: float | None, unit: str = "") -> str:
+    """Three significant digits, thousands separated."""
+    if value is None:
+        return MISSING
+    if value == 0:
+        return f"0{unit}"
+    short = float(f"{value:.3g}")
+    return f"{short:,.0f}{unit}" if abs(short) >= 100 else f"{short:.3g}{unit}"
+
+
+def mebibytes(value: float | None) -> str:
+    return MISSING if value is None else figure(value / 2**20)
+
+
+def speed_table(document: Document) -> str:
+    """Queries per second at each target recall, interpolated, and the subject's advantage in brackets."""
+    targets = document["settings"]["targets"]
+    header = ["index", *(f"QPS at {target:g}" for target in targets)]
+    rows = [
+        [_name(index, document), *(_speed(entry, index, document) for entry in index["targets"])]
+        for index in document["indexes"]
+    ]
+    return table(header, rows)
+
+
+def _name(index: Document, document: Document) -> str:
+    return f"**{index['name']}**" if index["name"] == document["subject"] else str(index["name"])
+
+
+def _speed(entry: Document, index: Document, document: Document) -> str:
+    speed = entry["interpolated_qps"]
+    if speed is None or index["name"] == document["subject"] or entry["ratio"] is None:
+        return figure(speed)
+    least, greatest = entry["ratio_range"]
+    return f"{figure(speed)} ({entry['ratio']:.2f}x, {least:.2f}–{greatest:.2f})"
+
+
+def effort_table(document: Document) -> str:
+    """The cheapest effort measured that reaches each target: its parameters, recall and QPS."""
+    header = ["index", *(f">= {target:g}" for target in document["settings"]["targets"])]
+    rows = [
+        [index["name"], *(_reached(entry["reached"]) for entry in index["targets"])] for index in document["indexes"]
+    ]
+    return table(header, rows)
+
+
+def _reached(entry: Document | None) -> str:
+    if entry is None:
+        return MISSING
+    effort = ", ".join(f"{name} {value}" for name, value in entry["effort"].items()) or "exact"
+    return f"{figure(entry['qps'])} at {entry['recall']:.4f} ({effort})"
+
+
+def cost_table(document: Document) -> str:
+    """Build time, memory, and the latency of single queries."""
+    header = ["index", "version", "build s", "index MiB", "RSS growth MiB", "p50 us", "p99 us", "at effort"]
+    rows = []
+    for index in document["indexes"]:
+        latency = index["latency"]
+        effort = ", ".join(f"{name} {value}" for name, value in latency["effort"].items()) or "exact"
+        rows.append(
+            [
+                _name(index, document),
+                index["version"],
+                figure(index["build_seconds"]),
+                mebibytes(index["index_bytes"]),
+                mebibytes(index["resident_bytes"]),
+                figure(latency["p50_us"]),
+                figure(latency["p99_us"]),
+                effort,
+            ]
+        )
+    return table(header, rows)
+
+
+def configuration_table(document: Document) -> str:
+    """How each index was built, and the page that advises it."""
+    rows = [
+        [
+            index["name"],
+            ", ".join(f"{name} {value}" for name, value in index["parameters"].items()) or "none",
+            _link(index["reference"]),
+        ]
+        for index in document["indexes"]
+    ]
+    return table(["index", "parameters of the build", "as advised by"], rows)
+
+
+def _link(reference: str) -> str:
+    return f"<{reference}>" if reference.startswith("http") else f"`{reference}`"
