@@ -132,51 +132,102 @@ def _search_product(
     """Large batches: tiles of Q X^T with the selection fused behind each, then exact distances of the survivors.
 
     The expansion |x|^2 - 2 <q, x> loses digits where points are close together, so more than k candidates are
-    kept and their distances computed directly: both paths return the same figures.
+    kept and their distances computed directly. A bound on the rounding error then proves for each query that
+    nothing nearer was lost; where it cannot, that query is scanned. So both paths return the same.
     """
     kernel_metric, offset = _scoring(metric)
     floats = np.ascontiguousarray(queries, np.float32)
     kept = min(len(rows), k + 8 + k // 4)
-    scale = np.float32(-2.0 if metric == "l2" else -1.0)
+    tile_lengths = np.zeros(-(-len(rows) // TILE_ROWS), np.float32)
 
     def part(first: int, last: int) -> Pools:
-        pools, sizes = _empty_pools(len(queries), kept)
-        product = np.empty((TILE_QUERIES, TILE_ROWS), np.float32)
-        bias = np.zeros(TILE_ROWS + GROUP, np.float32)
-        for start in range(first, last, TILE_ROWS):
-            stop = min(start + TILE_ROWS, last)
-            tile = _as_floats(rows[start:stop])
-            if metric == "l2":
-                np.einsum("ij,ij->i", tile, tile, out=bias[: stop - start])
-            if len(factors):
-                tile = tile * factors[start:stop, None]
-            numbers = np.arange(start, stop, dtype=np.int32)
-            if stop - start < TILE_ROWS:  # the selection wants rows of a whole number of groups
-                product = np.zeros((TILE_QUERIES, -(-(stop - start) // GROUP) * GROUP), np.float32)
-            for query in range(0, len(floats), TILE_QUERIES):
-                block = slice(query, min(query + TILE_QUERIES, len(floats)))
-                target = product[: block.stop - block.start]
-                np.matmul(floats[block], tile.T, out=target[:, : stop - start])
-                windows = wanted.windows[block]
-                select_from_tile(
-                    target, bias, scale, numbers, wanted.mask, wanted.labels, windows, pools[block], sizes[block]
-                )
-        return pools, sizes
+        return _select_from_products(floats, rows, factors, metric, wanted, first, last, kept, tile_lengths)
 
     with single_threaded_blas():
         candidates, counts = _over_rows(part, len(rows), TILE_ROWS, threads, kept)
-    slots = np.empty(candidates.shape, np.int32)
-    unpack_pools(candidates, counts, slots, np.empty(candidates.shape, np.float32))
+    slots, scores = np.empty(candidates.shape, np.int32), np.empty(candidates.shape, np.float32)
+    unpack_pools(candidates, counts, slots, scores)
     pools, sizes = _empty_pools(len(queries), k)
 
-    def exact(first: int, last: int) -> None:
+    def measure(first: int, last: int) -> None:
         block = slice(first, last)
         rescore(
             queries[block], rows, kernel_metric, offset, factors, slots[block], counts[block], pools[block], sizes[block]
         )
 
-    run_chunks(exact, len(queries), threads, 64)
+    run_chunks(measure, len(queries), threads, 64)
+    complete = counts < kept  # everything that matches is among the candidates
+    proven = complete | (_worst(pools, k) <= _least_beyond(floats, scores[:, -1], metric, float(tile_lengths.max())))
+    doubtful = np.flatnonzero(~proven)
+    if len(doubtful) and kept < len(rows):
+        part_pools = _search_scan(queries[doubtful], rows, factors, metric, wanted.of(doubtful), k, threads)
+        pools[doubtful], sizes[doubtful] = part_pools
     return pools, sizes
+
+
+def _select_from_products(
+    floats: NDArray[np.float32],
+    rows: NDArray[Any],
+    factors: NDArray[np.float32],
+    metric: str,
+    wanted: Filter,
+    first: int,
+    last: int,
+    kept: int,
+    tile_lengths: NDArray[np.float32],
+) -> Pools:
+    """The `kept` best scores among rows ``first <= i < last``, a tile at a time.
+
+    Scores are ``|x|^2 - 2 <q, x>`` for l2, else ``-<q, x>``. tile_lengths gets the greatest norm in each tile.
+    """
+    scale = np.float32(-2.0 if metric == "l2" else -1.0)
+    pools, sizes = _empty_pools(len(floats), kept)
+    product = np.empty((TILE_QUERIES, TILE_ROWS), np.float32)
+    bias = np.zeros(TILE_ROWS + GROUP, np.float32)
+    for start in range(first, last, TILE_ROWS):
+        stop = min(start + TILE_ROWS, last)
+        tile = _as_floats(rows[start:stop])
+        if len(factors):
+            tile = tile * factors[start:stop, None]
+        squares = np.einsum("ij,ij->i", tile, tile)
+        tile_lengths[start // TILE_ROWS] = np.sqrt(squares.max())
+        if metric == "l2":
+            bias[: stop - start] = squares
+        numbers = np.arange(start, stop, dtype=np.int32)
+        if stop - start < TILE_ROWS:  # the selection wants rows of a whole number of groups
+            product = np.zeros((TILE_QUERIES, -(-(stop - start) // GROUP) * GROUP), np.float32)
+        for query in range(0, len(floats), TILE_QUERIES):
+            block = slice(query, min(query + TILE_QUERIES, len(floats)))
+            target = product[: block.stop - block.start]
+            np.matmul(floats[block], tile.T, out=target[:, : stop - start])
+            select_from_tile(
+                target, bias, scale, numbers, wanted.mask, wanted.labels, wanted.windows[block], pools[block], sizes[block]
+            )
+    return pools, sizes
+
+
+def _worst(pools: NDArray[np.uint64], k: int) -> NDArray[np.float64]:
+    """The k-th best distance of each query, inf where there are fewer."""
+    slots, distances = np.empty(pools.shape, np.int32), np.empty(pools.shape, np.float32)
+    unpack_pools(pools, (pools != EMPTY_KEY).sum(axis=1), slots, distances)
+    return distances[:, k - 1].astype(np.float64)
+
+
+def _least_beyond(
+    floats: NDArray[np.float32], last_scores: NDArray[np.float32], metric: str, longest: float
+) -> NDArray[np.float64]:
+    """A distance that no row with a score beyond the last one kept can fall below.
+
+    A float32 sum of d products is off by at most d u / (1 - d u) times the sum of their magnitudes, u = 2^-24
+    (Higham, "Accuracy and Stability of Numerical Algorithms", sec. 3.1), which is at most |q| |x|; twice that, and some
+    more terms, cover the norms and the direct distances as well.
+    """
+    lengths = np.sqrt(np.einsum("ij,ij->i", floats, floats, dtype=np.float64))
+    share = (floats.shape[1] + 16) * 2.0**-23
+    if metric == "l2":
+        return lengths**2 + last_scores - share * (lengths + longest) ** 2
+    offset = 1.0 if metric == "cosine" else 0.0
+    return np.asarray(offset + last_scores - share * (lengths * longest + offset))
 
 
 def _as_floats(tile: NDArray[Any]) -> NDArray[np.float32]:
