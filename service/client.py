@@ -197,6 +197,7 @@ def _channel_options(address: str, max_message_bytes: int) -> list[tuple[str, in
     options = [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
+        # By default gRPC's own pauses grow to two minutes, and no call of ours could make it try earlier.
         ("grpc.initial_reconnect_backoff_ms", round(1000 * _FIRST_DELAY)),
         ("grpc.max_reconnect_backoff_ms", round(1000 * _LONGEST_DELAY)),
     ]

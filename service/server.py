@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import numpy as np
@@ -13,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
+from numpy.typing import NDArray
 
 from nearhash.errors import InvalidArgumentError, ServiceError
 from nearhash.kernels.threads import available_threads
@@ -20,12 +22,13 @@ from nearhash.service.admission import AdmissionQueue
 from nearhash.service.config import ServerConfig
 from nearhash.service.handlers import SERVICE_NAME, SearchHandlers
 from nearhash.service.searchable import Searchable
+from nearhash.service.wire import from_tensor, to_tensor
 
 log = logging.getLogger("nearhash.service")
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
-_WARM_ROWS = (1, 64)  # single queries and batches may take different kernels
+_BATCH = 64  # rows that make an index choose its kernels for batches
 _LAST_BYTES = 1.0  # seconds for answers that are already computed to leave the machine
 
 
@@ -119,14 +122,24 @@ class Server:
             await self._health.set(service, status)
 
     def _warm(self) -> None:
-        """Search once in every way that could compile or load a kernel, so that no client waits for it."""
+        """Search in the ways that take different kernels, so that no client waits until one is compiled or loaded."""
         if not len(self._index):
             return
-        windows = (None, np.array([-np.inf, np.inf])) if self._index.info().get("labelled") else (None,)
-        for rows in _WARM_ROWS:
-            queries = np.ones((rows, self._index.dim), np.float32)
-            for window in windows:
-                self._index.search(queries, k=1, window=window, threads=1)
+        window, allow = _as_received(np.array([-np.inf, np.inf])), _as_received(np.zeros(1, np.int64))
+        for rows, dtype, limits in (
+            (1, np.float32, {}),
+            (1, np.float64, {}),
+            (1, np.float32, {"window": window}),
+            (1, np.float32, {"allow": allow}),
+            (_BATCH, np.float32, {}),
+        ):
+            queries = _as_received(np.ones((rows, self._index.dim), dtype))
+            self._index.search(queries, k=1, threads=self._config.search_threads, **limits)
+
+
+def _as_received(array: NDArray[Any]) -> NDArray[Any]:
+    """The array as a request would bring it: read-only, which is a type of its own to compiled code."""
+    return from_tensor(to_tensor(array, "warm-up"), "warm-up", ndim=(1, 2))
 
 
 def serve(

@@ -78,6 +78,13 @@ def index(vectors: NDArray[np.float32]) -> nh.FlatIndex:
 
 
 @pytest.fixture(scope="session")
+def graph(vectors: NDArray[np.float32]) -> nh.GraphIndex:
+    vamana = nh.GraphIndex(DIM, metric="cosine", degree=12, build_beam=24)
+    vamana.add(vectors, labels=np.arange(len(vectors)))
+    return vamana
+
+
+@pytest.fixture(scope="session")
 def address(index: nh.FlatIndex) -> Iterator[str]:
     with running_server(index) as bound:
         yield bound

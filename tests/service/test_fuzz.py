@@ -1,11 +1,16 @@
 """Random and mutated requests: the server refuses what it does not understand, shows no traces, and lives."""
 
+from collections.abc import Iterator
+
 import grpc
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nearhash as nh
 from nearhash.protos.v1 import search_pb2, tensor_pb2
+from nearhash.service.background import running_server
 from nearhash.service.wire import to_tensor
 
 DIM = 24
@@ -50,7 +55,9 @@ def requests(draw: st.DrawFn) -> bytes:
         request.window.CopyFrom(draw(tensors()))
     if draw(st.booleans()):
         request.allow.CopyFrom(draw(tensors()))
-    for name in draw(st.lists(st.text(max_size=20) | st.sampled_from(["beam", "threads", "self"]), max_size=3)):
+    if draw(st.booleans()):
+        request.effort["beam"].integer = draw(st.integers(-1, 300) | st.integers(-(2**63), 2**63 - 1))
+    for name in draw(st.lists(st.text(max_size=20) | st.sampled_from(["rerank", "threads", "self"]), max_size=2)):
         request.effort[name].real = draw(st.floats())
     return request.SerializeToString()
 
@@ -83,10 +90,22 @@ def check(channel: grpc.Channel, data: bytes) -> None:
         assert inside not in call.details()
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.fixture(scope="module")
+def graph_channel(graph: nh.GraphIndex) -> Iterator[grpc.Channel]:
+    with running_server(graph) as address, grpc.insecure_channel(address) as connected:
+        yield connected
+
+
+@settings(max_examples=300, deadline=None)
 @given(data=st.one_of(requests(), mutations(), st.binary(max_size=200)))
-def test_no_request_hurts(channel, data):
+def test_no_request_hurts_an_exact_index(channel, data):
     check(channel, data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.one_of(requests(), mutations()))
+def test_no_request_hurts_a_graph(graph_channel, data):
+    check(graph_channel, data)
 
 
 def test_the_server_is_alive_after_all(client, index, vectors):

@@ -66,7 +66,7 @@ def test_kernels_are_warmed_before_serving_is_reported(scripted, gate):
         watcher.join()
         assert states == [NOT_SERVING]
         assert health(channel, "") == SERVING
-        assert gate.calls == 2  # one row and a batch
+        assert gate.calls > 1  # single queries, batches, filters
 
 
 def test_an_index_that_cannot_search_is_not_served(scripted):

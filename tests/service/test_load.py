@@ -152,6 +152,24 @@ def test_the_queue_drops_a_job_whose_deadline_has_passed():
     asyncio.run(run())
 
 
+def test_the_queue_drops_a_job_whose_caller_has_left(gate):
+    async def run() -> None:
+        queue = AdmissionQueue(workers=1, max_pending=2)
+        ran: list[int] = []
+        held = asyncio.ensure_future(queue.run(lambda: gate(None), deadline=None))
+        left = asyncio.ensure_future(queue.run(lambda: ran.append(1), deadline=None))
+        await asyncio.sleep(0.01)
+        left.cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        await held
+        await queue.run(lambda: ran.append(2), deadline=None)
+        assert ran == [2]
+        queue.close()
+
+    asyncio.run(run())
+
+
 def test_a_cancelled_caller_frees_its_place_only_when_the_kernel_is_done(scripted, gate):
     config = ServerConfig(workers=1, limits=Limits(max_pending=1))
     with running_server(scripted(gate), config=config) as address, grpc.insecure_channel(address) as channel:

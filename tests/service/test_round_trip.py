@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import nearhash as nh
+from nearhash.errors import InvalidArgumentError
+from nearhash.service.background import running_server
 
 
 def assert_same(served: nh.Hits, embedded: nh.Hits) -> None:
@@ -86,9 +88,21 @@ def test_info_is_that_of_the_index(client, index):
     assert server["limits"]["max_k"] == 10_000
 
 
-def test_effort_reaches_the_index(scripted, client):
-    from nearhash.service.background import running_server
+def test_a_graph_over_the_wire(graph, vectors):
+    windows = np.stack([np.arange(50.0), np.arange(50.0) + 80], 1)
+    with running_server(graph) as address, nh.Client(address) as client:
+        assert client.info()["kind"] == "graph"
+        assert_same(client.search(vectors[:50]), graph.search(vectors[:50]))
+        for arguments in ({"beam": 16}, {"beam": 200, "k": 3}, {"beam": 30, "window": windows}, {"allow": [4, 5, 6]}):
+            assert_same(client.search(vectors[:50], **arguments), graph.search(vectors[:50], **arguments))
+        for bad in ({"beam": 0}, {"beam": 3.5}):
+            with pytest.raises(InvalidArgumentError, match="beam: expected"):
+                client.search(vectors[:1], **bad)
+        with pytest.raises(InvalidArgumentError, match=r"effort: this index knows beam.* got probes"):
+            client.search(vectors[:1], probes=9)
 
+
+def test_effort_reaches_the_index(scripted):
     class Effortful(scripted):
         def search(self, queries, k=10, window=None, allow=None, threads=None, beam=64, slack=0.5):
             seen.append((beam, slack, threads))
