@@ -56,6 +56,14 @@ def as_float32(matrix: NDArray[Any], name: str) -> NDArray[np.float32]:
     return floats
 
 
+def for_kernels(array: NDArray[Any]) -> NDArray[Any]:
+    """The array, or a copy that is C-ordered, aligned and writable.
+
+    A kernel is compiled anew for arrays that are not; users' arrays come in every combination.
+    """
+    return np.require(array, requirements=["C", "A", "W"])
+
+
 def check_range(converted: NDArray[Any], original: NDArray[Any], name: str, largest: float) -> None:
     """Raise if `converted` holds NaN or anything beyond +-`largest`, naming the first bad value of `original`."""
     if not converted.size or converted.dtype.kind != "f":

@@ -20,8 +20,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
 class Growable:
     """A C-ordered array with room to grow along its first axis.
 
-    `view` is the filled part. It may be a read-only memory map at first: growing copies it, writing in place
-    demands `own` before.
+    `view` is the filled part. It may be a private map of a file at first: growing copies it to memory.
     """
 
     def __init__(self, array: NDArray[Any]) -> None:
@@ -36,19 +35,13 @@ class Growable:
     def view(self) -> NDArray[Any]:
         return self._buffer[: self._count]
 
-    def own(self) -> NDArray[Any]:
-        """The filled part, writable; copied to memory first if it is mapped from a file."""
-        if not self._buffer.flags.writeable:
-            self._grow(self._count)
-        return self.view
-
     def append(self, rows: NDArray[Any]) -> None:
         self.extend(len(rows))[...] = rows
 
     def extend(self, count: int) -> NDArray[Any]:
         """Add `count` uninitialised rows and return them."""
         total = self._count + count
-        if total > len(self._buffer) or not self._buffer.flags.writeable:
+        if total > len(self._buffer):
             self._grow(max(total, min(2 * self._count, self._count + (1 << 20))) if self._count else total)
         self._count = total
         return self._buffer[total - count : total]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import CorruptIndexError, DtypeError, InvalidArgumentError
-from nearhash.index.arguments import LARGEST, as_float32, as_matrix, check_count, check_dim, check_metric, check_range
+from nearhash.index.arguments import LARGEST, as_float32, as_matrix, check_count, check_dim, check_metric, check_range, for_kernels
 from nearhash.index.arrays import Growable
 from nearhash.index.exact import exact_search, range_search
 from nearhash.index.hits import Hits, RangeHits
@@ -285,6 +285,6 @@ class FlatIndex:
     def _query(self, matrix: NDArray[Any]) -> NDArray[Any]:
         """Queries as kernels take them: the integer dtype of the rows where both agree, else float32."""
         if matrix.dtype == self.dtype and self.dtype in ("int8", "uint8") and self.metric != "cosine":
-            return np.ascontiguousarray(matrix)
-        floats = as_float32(matrix, "queries")
+            return for_kernels(matrix)
+        floats = for_kernels(as_float32(matrix, "queries"))
         return normalised(floats) if self.metric == "cosine" else floats

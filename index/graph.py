@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import CorruptIndexError, InvalidArgumentError
-from nearhash.index.arguments import as_float32, as_matrix, check_count, check_dim, check_metric
+from nearhash.index.arguments import as_float32, as_matrix, check_count, check_dim, check_metric, for_kernels
 from nearhash.index.arrays import Growable
 from nearhash.index.codecs import make_codec
 from nearhash.index.exact import exact_search
@@ -146,9 +146,9 @@ class GraphIndex:
         present = self._graph.nodes
         codes = self._codes.extend(len(floats))
         try:
-            self._encode(floats, codes)
             if self._vectors is not None:
                 self._vectors.append(floats)
+            self._encode(self._stored()[present:] if self._vectors is not None else floats, codes)
             entry = _medoid(floats) if first else -1
             self._graph.grow(self._codes.view, self.dim, entry, resolve_threads(self.threads), progress)
         except BaseException:
@@ -165,9 +165,10 @@ class GraphIndex:
         if len(floats):
             fresh._norm_bound = norm_bound
             fresh._codec.train(floats)
-            fresh._encode(floats, fresh._codes.extend(len(floats)))
+            fresh._codes.extend(len(floats))
             if fresh._vectors is not None:
                 fresh._vectors.append(floats)
+            fresh._encode(floats, fresh._codes.view)
             threads = resolve_threads(self.threads)
             fresh._graph.grow(fresh._codes.view, self.dim, _medoid(floats), threads, progress)
         self._codec, self._codes, self._vectors = fresh._codec, fresh._codes, fresh._vectors
@@ -232,7 +233,7 @@ class GraphIndex:
         k, beam = check_count(k, "k"), check_count(beam, "beam")
         rerank = max(4 * k, 32) if rerank is None else max(k, check_count(rerank, "rerank"))
         threads = resolve_threads(threads)
-        floats = as_float32(as_matrix(queries, self.dim, "queries"), "queries")
+        floats = for_kernels(as_float32(as_matrix(queries, self.dim, "queries"), "queries"))
         if self.metric == "cosine":
             floats = normalised(floats)
         with self._lock.read():

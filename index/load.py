@@ -20,8 +20,8 @@ def load(path: str | PathLike[str], mmap: bool = True, verify: bool = True) -> "
     ----------
     path : path
     mmap : bool
-        Map the file (read-only, shared between processes, loaded as it is touched) instead of reading it. An index
-        loaded this way can be changed: what changes is copied to memory, the file never.
+        Map the file (shared between processes, loaded as it is touched) instead of reading it. An index loaded this
+        way can be changed: what changes is copied to memory, the file stays as it is.
     verify : bool
         Compare all checksums, which reads the whole file once. Structure is checked in any case.
 

@@ -131,7 +131,7 @@ class Points:
         self._id_order = self._label_order = None
 
     def remove(self, slots: NDArray[np.int32]) -> None:
-        self._live.own()[slots] = 0
+        self._live.view[slots] = 0
         self._dead += len(slots)
 
     def keep(self, slots: NDArray[np.int64]) -> None:

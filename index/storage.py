@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
-from mmap import ACCESS_READ, mmap
+from mmap import ACCESS_COPY, mmap
 from os import PathLike
 from stat import S_ISREG
 from typing import Any
@@ -147,8 +147,9 @@ def read_file(
     ----------
     path : path
     mmap : bool
-        Map the file: read-only arrays over its pages, loaded as they are touched. Otherwise writable arrays in memory
-        of their own. Both start at multiples of 64 bytes.
+        Map the file: arrays over its pages, loaded as they are touched and shared between processes until one
+        writes to them, which changes its own copy of the page and never the file. Otherwise arrays in memory of
+        their own. Both start at multiples of 64 bytes.
     verify : bool
         Compare the checksums of the tensors, which reads all of them. Everything else is checked in any case.
 
@@ -239,8 +240,12 @@ def _read_contents(file: FileIO) -> Contents:
 
 
 def _mapped(file: FileIO, contents: Contents) -> dict[str, NDArray[Any]]:
-    """Read-only arrays over the file's pages; the arrays keep the map alive."""
-    raw = np.frombuffer(mmap(file.fileno(), 0, access=ACCESS_READ), np.uint8)
+    """Arrays over the file's pages; the arrays keep the map alive.
+
+    The map is private and writable although nothing here writes to it: a read-only array is another type to Numba, and
+    every kernel would be compiled once more for each combination of its arguments.
+    """
+    raw = np.frombuffer(mmap(file.fileno(), 0, access=ACCESS_COPY), np.uint8)
     return {
         name: raw[entry.start : entry.stop].view(entry.dtype).reshape(entry.shape)
         for name, entry in contents.tensors.items()
