@@ -124,7 +124,9 @@ def as_labels(labels: ArrayLike, count: int) -> NDArray[np.float64]:
         raise InvalidArgumentError(f"labels: expected shape ({count},), one per vector, got {array.shape}")
     array = array.astype(np.float64)
     if np.isnan(array).any():
-        raise InvalidArgumentError(f"labels: expected numbers, got NaN at position {np.flatnonzero(np.isnan(array))[0]}")
+        raise InvalidArgumentError(
+            f"labels: expected numbers, got NaN at position {np.flatnonzero(np.isnan(array))[0]}"
+        )
     return array
 
 

@@ -152,7 +152,15 @@ def _search_product(
     def measure(first: int, last: int) -> None:
         block = slice(first, last)
         rescore(
-            queries[block], rows, kernel_metric, offset, factors, slots[block], counts[block], pools[block], sizes[block]
+            queries[block],
+            rows,
+            kernel_metric,
+            offset,
+            factors,
+            slots[block],
+            counts[block],
+            pools[block],
+            sizes[block],
         )
 
     run_chunks(measure, len(queries), threads, 64)
@@ -201,7 +209,15 @@ def _select_from_products(
             target = product[: block.stop - block.start]
             np.matmul(floats[block], tile.T, out=target[:, : stop - start])
             select_from_tile(
-                target, bias, scale, numbers, wanted.mask, wanted.labels, wanted.windows[block], pools[block], sizes[block]
+                target,
+                bias,
+                scale,
+                numbers,
+                wanted.mask,
+                wanted.labels,
+                wanted.windows[block],
+                pools[block],
+                sizes[block],
             )
     return pools, sizes
 
@@ -222,10 +238,10 @@ def _least_beyond(
     (Higham, "Accuracy and Stability of Numerical Algorithms", sec. 3.1), which is at most |q| |x|; twice that, and some
     more terms, cover the norms and the direct distances as well.
     """
-    lengths = np.sqrt(np.einsum("ij,ij->i", floats, floats, dtype=np.float64))
+    lengths: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", floats, floats, dtype=np.float64))
     share = (floats.shape[1] + 16) * 2.0**-23
     if metric == "l2":
-        return lengths**2 + last_scores - share * (lengths + longest) ** 2
+        return np.asarray(lengths**2 + last_scores - share * (lengths + longest) ** 2)
     offset = 1.0 if metric == "cosine" else 0.0
     return np.asarray(offset + last_scores - share * (lengths * longest + offset))
 

@@ -8,7 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import CorruptIndexError, DtypeError, InvalidArgumentError
-from nearhash.index.arguments import LARGEST, as_float32, as_matrix, check_count, check_dim, check_metric, check_range, for_kernels
+from nearhash.index.arguments import (
+    LARGEST,
+    as_float32,
+    as_matrix,
+    check_count,
+    check_dim,
+    check_metric,
+    check_range,
+    for_kernels,
+)
 from nearhash.index.arrays import Growable
 from nearhash.index.exact import exact_search, range_search
 from nearhash.index.hits import Hits, RangeHits
@@ -279,7 +288,9 @@ class FlatIndex:
         with np.errstate(invalid="ignore"):
             rows = np.ascontiguousarray(matrix, np.dtype(self.dtype))
         if matrix.size and (matrix.min() < limits.min or matrix.max() > limits.max or (rows != matrix).any()):
-            raise DtypeError(f"vectors: expected whole numbers from {limits.min} to {limits.max} (dtype={self.dtype!r})")
+            raise DtypeError(
+                f"vectors: expected whole numbers from {limits.min} to {limits.max} (dtype={self.dtype!r})"
+            )
         return rows
 
     def _query(self, matrix: NDArray[Any]) -> NDArray[Any]:

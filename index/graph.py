@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearhash.errors import CorruptIndexError, InvalidArgumentError
+from nearhash.errors import CorruptIndexError
 from nearhash.index.arguments import as_float32, as_matrix, check_count, check_dim, check_metric, for_kernels
 from nearhash.index.arrays import Growable
 from nearhash.index.codecs import make_codec
 from nearhash.index.exact import exact_search
 from nearhash.index.hits import Hits
 from nearhash.index.locks import ReadWriteLock
-from nearhash.index.metrics import norms, normalised
+from nearhash.index.metrics import normalised, norms
 from nearhash.index.points import Filter, Points
 from nearhash.index.storage import write_file
 from nearhash.index.vamana import Vamana
@@ -23,8 +23,8 @@ from nearhash.kernels.threads import resolve_threads, run_chunks
 
 Progress = Callable[[int, int], None]
 
-# A filtered walk looks at about beam * degree * n / m vectors in random order to find its answers among m of n, a scan at m
-# in order, each several times cheaper: below m^2 = SCAN_SHARE * beam * degree * n the scan is faster.
+# A filtered walk looks at about beam * degree * n / m vectors in random order to find its answers among m of n, a scan
+# at m in order, each cheaper: below m^2 = SCAN_SHARE * beam * degree * n the scan is faster.
 SCAN_SHARE = 0.5
 # Inner product needs a bound on the norms. When a longer vector arrives the bound grows by more than it must, so
 # that the rebuilds this causes are few.
@@ -159,9 +159,7 @@ class GraphIndex:
 
     def _rebuild(self, floats: NDArray[np.float32], norm_bound: float, progress: Progress | None = None) -> None:
         """Build codes and graph anew over `floats`; nothing changes if that fails."""
-        fresh = GraphIndex(
-            self.dim, self.metric, self.codec, self.degree, self.build_beam, self.seed, self.threads
-        )
+        fresh = GraphIndex(self.dim, self.metric, self.codec, self.degree, self.build_beam, self.seed, self.threads)
         if len(floats):
             fresh._norm_bound = norm_bound
             fresh._codec.train(floats)

@@ -3,8 +3,6 @@
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from nearhash.errors import CorruptIndexError, InvalidArgumentError
 from nearhash.index.storage import read_file
 
@@ -32,12 +30,13 @@ def load(path: str | PathLike[str], mmap: bool = True, verify: bool = True) -> "
     """
     header, tensors = read_file(path, mmap=mmap, verify=verify)
     try:
-        return _index_class(header)._from_file(header, tensors)
+        index: FlatIndex | GraphIndex = _index_class(header)._from_file(header, tensors)
     except CorruptIndexError as error:
         raise CorruptIndexError(f"{path}: {error}") from error
     except (InvalidArgumentError, KeyError, TypeError) as error:
         # A header that the constructor refuses.
         raise CorruptIndexError(f"{path}: header: {error}") from error
+    return index
 
 
 def _index_class(header: dict[str, Any]) -> Any:

@@ -103,7 +103,9 @@ class Points:
 
     # --- change ---
 
-    def check(self, count: int, ids: ArrayLike | None, labels: ArrayLike | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    def check(
+        self, count: int, ids: ArrayLike | None, labels: ArrayLike | None
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Clean ids and labels for `count` new vectors; raises without a change."""
         if self.slots + count > MAX_SLOTS:
             raise InvalidArgumentError(f"vectors: an index holds at most {MAX_SLOTS:,} vectors, got {count:,} more")

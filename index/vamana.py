@@ -12,11 +12,12 @@ from nearhash.kernels.grow import choose_parents, insert_batch, link_batch
 from nearhash.kernels.threads import run_chunks
 from nearhash.kernels.walk import search_batch
 
-# The square of the paper's alpha, as distances are squared. Measured at degree 32: on word vectors the best recall at
-# equal time for 1.05-1.1, on images for 1.1-1.2; at 1.44 (the usual 1.2) rows fill up with close neighbours.
+# The square of the paper's alpha, as distances are squared. Measured at degree 32: best recall at equal time for 1.05
+# to 1.1 on word vectors and 1.1 to 1.2 on images; at 1.44 (the usual 1.2) rows fill up with close neighbours.
 ALPHA = np.float32(1.1)
 # Batches double up to this share of the graph (ParlayANN's choice); nodes of a batch do not see each other. Smaller
-# batches and slower growth made no difference to recall (word vectors: .9194, .9194, .9195 for 2%, 0.3%, growth by 1/8).
+# batches and slower growth made no difference to recall (word vectors: .9194, .9194, .9195 for 2%, 0.3%, growth by
+# an eighth).
 BATCH_SHARE = 0.02
 SMALLEST_CAP = 64
 
@@ -82,9 +83,7 @@ class Vamana:
 
     # --- build ---
 
-    def grow(
-        self, codes: NDArray[Any], dim: int, entry: int, threads: int, progress: Progress | None = None
-    ) -> None:
+    def grow(self, codes: NDArray[Any], dim: int, entry: int, threads: int, progress: Progress | None = None) -> None:
         """Insert the rows of `codes` (n, width) that are not in the graph yet.
 
         `entry` is the entry point of a graph that is empty so far. If anything raises, the callback included, the
@@ -213,7 +212,8 @@ class Vamana:
             seen, state = scratch = self._scratch.take(len(codes))
             search_batch(
                 codes, dim, encoded[part], self.neighbours, self.entry, seen, state, beams[part], rerank,
-                vectors, queries[part], metric, offset, mask, labels, windows[part], *(array[part] for array in results),
+                vectors, queries[part], metric, offset, mask, labels, windows[part],
+                *(array[part] for array in results),
             )  # fmt: skip
             self._scratch.give_back(scratch)
 
@@ -231,7 +231,11 @@ class Vamana:
             raise CorruptIndexError(f"tensor 'neighbours': expected int32 of shape ({nodes}, {self.degree})")
         if parents is None or parents.dtype != np.int32 or parents.shape != (nodes,):
             raise CorruptIndexError(f"tensor 'parents': expected int32 of shape ({nodes},)")
-        if isinstance(entry, bool) or not isinstance(entry, int) or not (0 <= entry < nodes or (entry, nodes) == (-1, 0)):
+        if (
+            isinstance(entry, bool)
+            or not isinstance(entry, int)
+            or not (0 <= entry < nodes or (entry, nodes) == (-1, 0))
+        ):
             raise CorruptIndexError(f"header 'entry': expected the slot of a node, got {entry!r}")
         for name, array in (("neighbours", neighbours), ("parents", parents)):
             if nodes and (array.min() < -1 or array.max() >= nodes):

@@ -15,7 +15,6 @@ from numba.extending import overload
 
 from nearhash.kernels import lvq, simd
 from nearhash.kernels.jit import INLINE_OPTIONS, jit_inline
-from nearhash.kernels.simd import pointer
 
 CONSTANTS = 8
 

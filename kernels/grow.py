@@ -39,10 +39,7 @@ def insert_batch(codes, dim, neighbours, entry, nodes, first, last, seen, state,
         )  # fmt: skip
         # Everything in the pool was expanded; the early steps of the walk add the long links. A walk too long to
         # be recorded leaves the pool.
-        if steps <= limit:
-            candidates = np.sort(expanded[:steps])
-        else:
-            candidates = pool[:size].copy()
+        candidates = np.sort(expanded[:steps]) if steps <= limit else pool[:size].copy()
         count = robust_prune(
             pointer(buffer, 0), pointer(constants, 0), rows, width, dim, node, pointer(candidates, 0), len(candidates),
             alpha, degree, parent, pointer(kept, 0),
@@ -111,12 +108,14 @@ def link_batch(codes, dim, neighbours, pairs, starts, first, last, alpha, parent
         prepare(rows, width, dim, target, pointer(buffer, 0), pointer(constants, 0))
         candidates = np.empty(present + end - begin, np.uint64)
         for i in range(present + end - begin):
-            node = np.int64(neighbours[target, i]) if i < present else np.int64(pairs[begin + i - present] & source_bits)
+            node = (
+                np.int64(neighbours[target, i]) if i < present else np.int64(pairs[begin + i - present] & source_bits)
+            )
             away = distance(pointer(buffer, 0), pointer(constants, 0), rows, width, node)
             insert(candidates, i, len(candidates), make_key(away, node))
         count = robust_prune(
-            pointer(buffer, 0), pointer(constants, 0), rows, width, dim, target, pointer(candidates, 0), len(candidates),
-            alpha, degree, parent, pointer(kept, 0),
+            pointer(buffer, 0), pointer(constants, 0), rows, width, dim, target, pointer(candidates, 0),
+            len(candidates), alpha, degree, parent, pointer(kept, 0),
         )  # fmt: skip
         for j in range(degree):
             neighbours[target, j] = kept[j] if j < count else -1

@@ -44,7 +44,7 @@ def _floats(typing_context, address):
 
 @jit
 def encode(vectors, mean, extra, rows):
-    """Encode vectors (n, dim) float32 less `mean` (dim,), with extra coordinates (n,), into rows (n, row_bytes) uint8."""
+    """Encode vectors (n, dim) less `mean` (dim,), with extra coordinates (n,), all float32, into rows (n, bytes)."""
     count, dim = vectors.shape
     for i in range(count):
         lower, upper = np.float32(np.inf), np.float32(-np.inf)

@@ -1,9 +1,9 @@
 """Robust pruning: which candidates become the neighbours of a node.
 
-Subramanya et al., "DiskANN" (NeurIPS 2019), algorithm 2: go through the candidates from near to far and keep one unless a
-kept one is much closer to it than the node is: drop c if alpha * d(s, c) <= d(p, c) for a kept s. Distances here are
-squared, so `alpha` is the square of the paper's. A duplicate of a kept candidate has d(s, c) = 0 and is always dropped:
-duplicates cannot fill the list of a node.
+Subramanya et al., "DiskANN" (NeurIPS 2019), algorithm 2: go through the candidates from near to far and keep one unless
+a kept one is much closer to it than the node is: drop c if alpha * d(s, c) <= d(p, c) for a kept s. Distances here
+are squared, so `alpha` is the square of the paper's. A duplicate of a kept candidate has d(s, c) = 0 and is always
+dropped: duplicates cannot fill the list of a node.
 """
 
 import numpy as np
@@ -14,9 +14,7 @@ from nearhash.kernels.pool import key_distance, key_slot
 
 
 @jit_inline
-def robust_prune(
-    buffer, constants, rows, width, dim, node, candidates, count, alpha, degree, parents, kept
-):
+def robust_prune(buffer, constants, rows, width, dim, node, candidates, count, alpha, degree, parents, kept):
     """Select at most `degree` of the candidates as neighbours of `node`; returns how many.
 
     candidates: pointer to `count` ascending keys, none of them `node`; kept (degree,) int32, result, near to far. A

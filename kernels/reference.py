@@ -62,7 +62,8 @@ def beam_search(
 ) -> tuple[list[int], list[int]]:
     """(pool, expanded): node numbers by key, and in order of expansion. `distances` (n,) are those to the query."""
     keys = {entry: make_key(distances[entry], entry)}
-    pool, seen, expanded = [entry], {entry}, []
+    pool, seen = [entry], {entry}
+    expanded: list[int] = []
     while True:
         waiting = [node for node in pool if node not in expanded]
         if not waiting:

@@ -126,8 +126,8 @@ def select_from_tile(dots, bias, scale, slots, mask, labels, windows, pools, siz
     """Offer a tile of a matrix product to the pools.
 
     dots (q, t) float32 inner products; score = bias[j] + scale * dots[i, j]; slots (t,) int32 row numbers; mask,
-    labels, windows as in `passes`. `bias` is readable up to the next multiple of 64 beyond t, and so is every row of `dots`:
-    its row length is a multiple of 64, of which t columns count.
+    labels, windows as in `passes`. `bias` is readable up to the next multiple of 64 beyond t, and so is every row of
+    `dots`: its row length is a multiple of 64, of which t columns count.
     """
     count = slots.shape[0]
     capacity = pools.shape[1]
@@ -153,7 +153,9 @@ def rescore(queries, rows, metric, offset, factors, candidates, counts, pools, s
             row = candidates[query, i]
             factor = factors[row] if scaled else np.float32(1.0)
             vector = pointer(queries, query * dim)
-            _offer(pools, sizes, query, row_distance(vector, pointer(rows, row * dim), dim, metric, offset, factor), row)
+            _offer(
+                pools, sizes, query, row_distance(vector, pointer(rows, row * dim), dim, metric, offset, factor), row
+            )
 
 
 @jit

@@ -1,8 +1,8 @@
 """All vector instructions of the project, as LLVM IR behind Numba intrinsics.
 
-LLVM does not find the good instructions by itself in a scalar Numba loop (3 to 10 times slower for integer codes), so the
-innermost loops are emitted here and everything around them is plain `jit` code. The IR works on 16 float lanes or
-64 code bytes whatever the processor: LLVM cuts such vectors to the registers there are, so the order of
+LLVM does not find the good instructions by itself in a scalar Numba loop (3 to 10 times slower for integer codes), so
+the innermost loops are emitted here and everything around them is plain `jit` code. The IR works on 16 float lanes
+or 64 code bytes whatever the processor: LLVM cuts such vectors to the registers there are, so the order of
 additions, and with it the result, is the same everywhere but for fused multiply-adds. Only integer dot products
 need instructions by name; ``features.LEVEL`` chooses them.
 
@@ -56,7 +56,9 @@ def _copy(builder: Any, name: str, target: Any, source: Any, size: Any) -> None:
     _call(builder, f"llvm.{name}.p0.p0.i64", ir.VoidType(), [target, source, size, not_volatile])
 
 
-def _loop(builder: Any, start: Any, stop: Any, step: int, initial: Values, body: Callable[[Any, Values], Values]) -> Values:
+def _loop(
+    builder: Any, start: Any, stop: Any, step: int, initial: Values, body: Callable[[Any, Values], Values]
+) -> Values:
     """``for i in range(start, stop, step): values = body(i, values)``; `stop - start` is a multiple of `step`."""
     before = builder.block
     head, inside, after = (builder.append_basic_block(name) for name in ("head", "inside", "after"))
@@ -236,7 +238,7 @@ def _float_reduction(operation: str) -> Callable[..., Any]:
         # A row shorter than one vector has nothing before it that may be read: there it is copied to the stack.
         rest = builder.sub(count, whole)
         result = cgutils.alloca_once_value(builder, total)
-        with builder.if_then(builder.icmp_signed(">", rest, ir.Constant(I64, 0))):
+        with builder.if_then(builder.icmp_signed(">", rest, ir.Constant(I64, 0))):  # noqa: SIM117 - two IR blocks
             with builder.if_else(builder.icmp_signed(">=", count, ir.Constant(I64, LANES))) as (overlapping, short):
                 with overlapping:
                     offset = builder.sub(count, ir.Constant(I64, LANES))
@@ -373,7 +375,11 @@ def dot_codes(typing_context, codes, query, count):
             for part, total in enumerate(totals):
                 offset = builder.add(index, ir.Constant(I64, 16 * part))
                 code, values = (_load(builder, p, offset, _vector(I8, 16)) for p in (codes, query))
-                for factor in (builder.xor(code, _splat(code.type, 0x80)), _splat(code.type, 64), _splat(code.type, 64)):
+                for factor in (
+                    builder.xor(code, _splat(code.type, 0x80)),
+                    _splat(code.type, 64),
+                    _splat(code.type, 64),
+                ):
                     total = _call(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", quads, [total, factor, values])
                 following.append(total)
             return following

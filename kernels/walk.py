@@ -33,8 +33,8 @@ def search_batch(
 
     codes (n, width) and encoded queries (q, width), see codes.py; neighbours (n, degree) int32; seen (n,) and
     state (1,) uint8 scratch of the calling thread; beams (q,) int64 pool sizes; rerank, how many of the nearest
-    candidates that pass the filter are measured exactly; vectors (n, v) float32 with v >= the dimension of queries (q, d)
-    float32; metric and offset as in scan.row_distance; mask, labels, windows as in scan.passes.
+    candidates that pass the filter are measured exactly; vectors (n, v) float32 with v >= d; queries (q, d) float32;
+    metric and offset as in scan.row_distance; mask, labels, windows as in scan.passes.
     Results: slots (q, k) int32 and distances (q, k) float32, -1 and inf where fewer were found; matches (q,) int64,
     the number of candidates in the pool that pass the filter.
     """
@@ -51,7 +51,8 @@ def search_batch(
         prepare(code_queries, width, dim, query, pointer(buffer, 0), pointer(constants, 0))
         size, _ = beam_search(
             pointer(buffer, 0), pointer(constants, 0), rows, width, line, links, degree, entry,
-            pointer(seen, 0), next_epoch(seen, state), pointer(fresh, 0), pointer(pool, 0), beams[query], pointer(unused, 0), 0,
+            pointer(seen, 0), next_epoch(seen, state), pointer(fresh, 0), pointer(pool, 0), beams[query],
+            pointer(unused, 0), 0,
         )  # fmt: skip
         # Keep what passes the filter at the front of the pool, then measure its nearest ones.
         found = 0

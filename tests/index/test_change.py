@@ -270,7 +270,7 @@ def test_threads_that_add_and_search_at_once(kind):
     for thread in threads:
         thread.join()
     assert not errors
-    assert sorted(sum(ids, [])) == list(range(400))
+    assert sorted(id_ for part in ids for id_ in part) == list(range(400))
     assert len(index) == 400
     for seed in range(4):
         for step in range(5):

@@ -70,12 +70,19 @@ def small_file(request, tmp_path_factory):
     return path
 
 
+def refusal(path) -> str:
+    """Why a file is not loaded; empty if it is."""
+    try:
+        nh.load(path)
+    except CorruptIndexError as error:
+        return str(error)
+    return ""
+
+
 def test_damaged_files(small_file, tmp_path):
     for description, content in damaged(small_file.read_bytes(), every=97):
         (tmp_path / "x").write_bytes(content)
-        with pytest.raises(CorruptIndexError):
-            nh.load(tmp_path / "x")
-            pytest.fail(description)
+        assert refusal(tmp_path / "x"), description
 
 
 def test_files_that_no_index_has_written(small_file, tmp_path):
@@ -86,13 +93,11 @@ def test_files_that_no_index_has_written(small_file, tmp_path):
         if description in optional or description.startswith(("header 'seed' =", "header 'build_beam' =")):
             continue
         write_file(tmp_path / "x", other_header, other_tensors)
-        try:
-            index = nh.load(tmp_path / "x")
-        except CorruptIndexError as error:
-            assert str(tmp_path / "x") in str(error)
+        message = refusal(tmp_path / "x")
+        if message:
+            assert str(tmp_path / "x") in message
         else:
             assert description.startswith(("header 'norm_bound' =", "header 'next_id' =")), description
-            assert len(index) == 39
 
 
 def test_extreme_contents_are_refused_or_harmless(small_file, tmp_path):
@@ -128,7 +133,7 @@ def test_a_cycle_of_parents_is_refused(tmp_path):
     tensors["parents"][[a, b]] = b, a
     tensors["neighbours"][a, 0], tensors["neighbours"][b, 0] = b, a
     write_file(tmp_path / "x", header, tensors)
-    with pytest.raises(CorruptIndexError, match="parents|neighbours"):
+    with pytest.raises(CorruptIndexError, match=r"parents|neighbours"):
         nh.load(tmp_path / "x")
 
 

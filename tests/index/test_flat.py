@@ -69,7 +69,9 @@ def test_matrix_product_proves_its_answers_or_scans(monkeypatch):
     """Sorted out by the error bound: near the origin no query needs the scan, far from it all do."""
     scanned = []
     scan = exact._search_scan
-    monkeypatch.setattr(exact, "_search_scan", lambda queries, *rest: scanned.append(len(queries)) or scan(queries, *rest))
+    monkeypatch.setattr(
+        exact, "_search_scan", lambda queries, *rest: scanned.append(len(queries)) or scan(queries, *rest)
+    )
     for shift, expected in ((0, []), (1e4, [64])):
         index = nh.FlatIndex(DIM)
         index.add(clustered(3000, 0) + shift)

@@ -69,9 +69,7 @@ def test_scan_rows_and_slots(kind, metric):
     listed, listed_sizes = pools(len(asked), 12)
     everything = np.random.default_rng(0).permutation(700).astype(np.int32)
     for query in range(len(asked)):
-        scan.scan_slots(
-            asked, query, rows, everything, metric, offset, NO_FACTORS, *filters, listed, listed_sizes
-        )
+        scan.scan_slots(asked, query, rows, everything, metric, offset, NO_FACTORS, *filters, listed, listed_sizes)
     assert np.array_equal(unpacked(listed, listed_sizes)[0], found), "the order of the slots must not matter"
     for query in range(len(asked)):
         allowed = allowed_rows(rows, query, *filters)
@@ -119,9 +117,7 @@ def test_radius_fills_outputs_and_goes_on():
     rows, asked, mask, labels, windows = problem(8)
     radius = np.float32(100)
     for query in range(2):
-        expected = [
-            i for i in range(len(rows)) if mask[i] and reference.squared_l2(asked[query], rows[i]) <= radius
-        ]
+        expected = [i for i in range(len(rows)) if mask[i] and reference.squared_l2(asked[query], rows[i]) <= radius]
         found, row = [], 0
         while row < len(rows):
             slots, distances = np.full(7, -9, np.int32), np.full(7, np.nan, np.float32)

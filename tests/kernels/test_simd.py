@@ -107,7 +107,11 @@ def test_codes_are_exact_at_their_extremes():
     rng = np.random.default_rng(3)
     for dim in (64, 128, 832, 32768):
         rows = rows_of("uint8", 5, dim, rng)
-        for query in (np.full(dim, -128, np.int8), np.full(dim, 127, np.int8), rng.integers(-128, 128, dim).astype(np.int8)):
+        for query in (
+            np.full(dim, -128, np.int8),
+            np.full(dim, 127, np.int8),
+            rng.integers(-128, 128, dim).astype(np.int8),
+        ):
             out = np.full(5, -7, np.int32)
             each_codes(query, rows, dim, out)
             assert out.tolist() == [reference.integer_dot(query, row) for row in rows]
