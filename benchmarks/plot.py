@@ -16,7 +16,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, axes = pyplot.subplots(figsize=(8.5, 5.5), dpi=110)
     for number, index in enumerate(document["indexes"]):
@@ -35,6 +35,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
         )
     data, k = document["dataset"], document["settings"]["k"]
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"recall@{k}")
