@@ -7,9 +7,9 @@ Document = dict[str, Any]
 MISSING = "–"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table; all columns but the first are numbers, so they are aligned right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "---:") -> str:
+    """A markdown table; columns after the first are numbers, so aligned right, or text with ``align="---"``."""
+    lines = [header, ["---", *[align] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
@@ -98,7 +98,7 @@ def configuration_table(document: Document) -> str:
         ]
         for index in document["indexes"]
     ]
-    return table(["index", "parameters of the build", "as advised by"], rows)
+    return table(["index", "parameters of the build", "as advised by"], rows, align="---")
 
 
 def _link(reference: str) -> str:

