@@ -16,7 +16,7 @@ from nearhash.command_line.report import JsonOption, print_json, progress_bar, r
 
 DIM = 16
 ROWS = 400
-BATCHES = (1, 256)  # a few queries are scanned, many go through a matrix product
+BATCHES = (1, 40)  # a few queries are scanned, many go through a matrix product
 ALLOWED = (ROWS // 4, 4)  # wide filters are tested on the way, narrow ones listed
 
 
@@ -86,9 +86,9 @@ def search_in_every_way(index: Any, rows: npt.NDArray[np.float32]) -> None:
     for batch, dtype, effort in product(BATCHES, (np.float32, np.uint8), efforts):
         queries = np.resize(rows, (batch, DIM)).astype(dtype)
         for limits in filters:
-            index.search(queries, k=1, **limits, **effort)
+            index.search(queries, k=1, threads=1, **limits, **effort)
             if not effort and batch == BATCHES[0]:
-                index.range_search(queries, radius=1.0, **limits)
+                index.range_search(queries, radius=1.0, threads=1, **limits)
 
 
 def compiled_kernels() -> dict[str, Any]:
