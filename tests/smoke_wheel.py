@@ -67,8 +67,8 @@ def check_service(folder: Path) -> None:
     with subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            started = json.loads(server.stdout.readline())
-            with nh.Client(started["address"]) as client:
+            lines = "".join(iter(server.stdout.readline, "}\n")) + "}"  # one document, its last line a brace
+            with nh.Client(json.loads(lines)["address"]) as client:
                 hits = client.search(np.eye(16, dtype=np.float32), k=3)
             assert hits.ids.shape == (16, 3)
             assert (hits.ids >= 0).all()
