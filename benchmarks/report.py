@@ -132,7 +132,8 @@ def flat_part(document: Document) -> str:
     return f"""\
 ## Exact search
 
-{n:,} normally distributed vectors of {dim} dimensions, {data["metric"]}, k = {settings["k"]}, {settings["rounds"]} rounds.
+{n:,} normally distributed vectors of {dim} dimensions, {data["metric"]}, k = {settings["k"]},
+{settings["rounds"]} rounds.
 {machine_line(document)}
 {document["agreement"]:.2%} of the ids in both answers are the same. The last columns say how much of the speed of
 memory one query uses: the bytes of all vectors over its time, as a share of what a plain sum over an array reaches.
