@@ -76,8 +76,9 @@ $(VENV)/.serve $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: $(VENV)/.python pyprojec
 
 # Debian ships Python without ensurepip: there pip, if it is installed, puts itself into the environment.
 $(VENV)/.python:
-	@test -n "$(PYTHON)" || { echo "nearhash: needs Python 3.10 or newer (tried $(CANDIDATES)); give one with" \
-		"PYTHON=/path/to/python" >&2; exit 1; }
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+		|| { echo "nearhash: needs Python 3.10 or newer, got '$(PYTHON)' (tried $(CANDIDATES));" \
+			"name one with PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "nearhash: making $(VENV) with $$($(PYTHON) --version)" >&2
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 \
 		|| { $(PYTHON) -c 'import ensurepip' 2>/dev/null && $(PYTHON) -m venv --clear $(VENV); } \
