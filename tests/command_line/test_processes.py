@@ -94,3 +94,14 @@ print(compiled_kernels()["kernels"])
     assert warm["compiled"] + warm["loaded"] == warm["kernels"] == int(later)
     assert warm["kernels"] > 10
     assert warm["caches"]
+
+
+def test_progress_goes_to_a_terminal_only(files: Files, tmp_path: Path) -> None:
+    arguments = ["build", str(files.vectors), "--out", str(tmp_path / "new"), "--threads", "1", "--json"]
+    for forced in (False, True):
+        environment = {**os.environ, "FORCE_COLOR": "1"} if forced else dict(os.environ)
+        result = subprocess.run(
+            [*COMMAND, *arguments, "--force"], capture_output=True, text=True, timeout=60, check=True, env=environment
+        )
+        assert ("Building" in result.stderr) is forced
+        assert json.loads(result.stdout)["index"]["size"] == 300

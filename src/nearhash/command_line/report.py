@@ -32,6 +32,9 @@ def print_json(document: dict[str, Any]) -> None:
 def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on stderr if that is a terminal; yields the callback ``progress(done, total)`` that moves it."""
     console = notices()
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -40,6 +43,6 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
