@@ -1,7 +1,10 @@
 """Commands against a small index, in process."""
 
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -9,6 +12,11 @@ from typer.testing import CliRunner
 
 import nearhash as nh
 from nearhash.command_line.app import app
+from nearhash.command_line.build import build
+from nearhash.command_line.search import search
+from nearhash.command_line.serve import serve
+from nearhash.service.config import Limits, ServerConfig
+from nearhash.service.server import DEFAULT_ADDRESS
 
 from .conftest import Files, Run
 
@@ -162,3 +170,20 @@ def test_inspect_verifies_checksums(files: Files, tmp_path: Path, run_json: Run)
     result = run(app, ["inspect", str(copy), "--verify", "--json"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert "checksum" in result.stderr.lower() or "crc" in result.stderr.lower()
+
+
+def test_defaults_that_help_names_are_those_of_the_library() -> None:
+    def shown(command: Callable[..., None], option: str) -> object:
+        annotated = get_type_hints(command, include_extras=True)[option].__metadata__[0]
+        return annotated.show_default
+
+    graph = inspect.signature(nh.GraphIndex).parameters
+    for option in ("codec", "degree", "build_beam", "seed"):
+        assert shown(build, option) == str(graph[option].default)
+    assert shown(build, "dtype") == inspect.signature(nh.FlatIndex).parameters["dtype"].default
+    assert shown(search, "beam") == str(inspect.signature(nh.GraphIndex.search).parameters["beam"].default)
+    limits, settings = Limits(), inspect.signature(serve).parameters
+    for option in ("max_k", "max_rows", "max_pending", "max_message_bytes"):
+        assert settings[option].default == getattr(limits, option)
+    assert settings["grace"].default == ServerConfig().grace
+    assert settings["listen"].default == DEFAULT_ADDRESS
