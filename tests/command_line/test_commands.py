@@ -4,7 +4,6 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -174,8 +173,7 @@ def test_inspect_verifies_checksums(files: Files, tmp_path: Path, run_json: Run)
 
 def test_defaults_that_help_names_are_those_of_the_library() -> None:
     def shown(command: Callable[..., None], option: str) -> object:
-        annotated = get_type_hints(command, include_extras=True)[option].__metadata__[0]
-        return annotated.show_default
+        return inspect.signature(command).parameters[option].annotation.__metadata__[0].show_default
 
     graph = inspect.signature(nh.GraphIndex).parameters
     for option in ("codec", "degree", "build_beam", "seed"):
