@@ -1,30 +1,20 @@
 """Exact search over the rows of a matrix: which path, how the work is cut, how partial results are joined."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nearhash.index.blas import single_threaded_blas
 from nearhash.index.points import Filter
 from nearhash.kernels.pool import EMPTY_KEY
-from nearhash.kernels.scan import (
-    DOT,
-    GROUP,
-    L2,
-    rescore,
-    scan_radius,
-    scan_rows,
-    scan_slots,
-    select_from_tile,
-    unpack_pools,
-)
+from nearhash.kernels.product import BLOCK, select_by_product
+from nearhash.kernels.scan import DOT, L2, rescore, scan_radius, scan_rows, scan_slots, unpack_pools
+from nearhash.kernels.simd import PRODUCT_QUERIES
 from nearhash.kernels.threads import run_chunks
 
 # Batches of at least this many queries use a matrix product; measured crossover 8-16 at dim 100 and 784.
-BLAS_BATCH = 12
-TILE_ROWS = 1024  # with TILE_QUERIES a product of 1 MB: stays in the second-level cache until it is selected from
-TILE_QUERIES = 256
+PRODUCT_BATCH = 12
 # A filter that leaves less than this share of the rows is answered from the list of its slots, one random row each.
 SPARSE = 1 / 16
 
@@ -63,7 +53,7 @@ def exact_search(
         few, many = np.flatnonzero(sparse), np.flatnonzero(~sparse)
         if len(few):
             _search_slots(queries, few, rows, factors, metric, wanted, pools, sizes, threads)
-        if len(many) >= BLAS_BATCH:
+        if len(many) >= PRODUCT_BATCH:
             part = _search_product(queries[many], rows, factors, metric, wanted.of(many), pools.shape[1], threads)
             pools[many], sizes[many] = part
         elif len(many):
@@ -129,7 +119,7 @@ def _search_product(
     k: int,
     threads: int,
 ) -> Pools:
-    """Large batches: tiles of Q X^T with the selection fused behind each, then exact distances of the survivors.
+    """Large batches: a matrix product with fused selection, then exact distances of the survivors.
 
     The expansion |x|^2 - 2 <q, x> loses digits where points are close together, so more than k candidates are
     kept and their distances computed directly. A bound on the rounding error then proves for each query that
@@ -137,14 +127,22 @@ def _search_product(
     """
     kernel_metric, offset = _scoring(metric)
     floats = np.ascontiguousarray(queries, np.float32)
+    whole = np.zeros((-(-len(floats) // PRODUCT_QUERIES) * PRODUCT_QUERIES, floats.shape[1]), np.float32)
+    whole[: len(floats)] = floats
     kept = min(len(rows), k + 8 + k // 4)
-    tile_lengths = np.zeros(-(-len(rows) // TILE_ROWS), np.float32)
+    lengths: list[float] = []
 
     def part(first: int, last: int) -> Pools:
-        return _select_from_products(floats, rows, factors, metric, wanted, first, last, kept, tile_lengths)
+        pools, sizes = _empty_pools(len(queries), kept)
+        for start, stop in _float_parts(rows, first, last):
+            longest = select_by_product(
+                whole, len(queries), _as_floats(rows, factors, start, stop), start, kernel_metric,
+                wanted.mask, wanted.labels, wanted.windows, pools, sizes,
+            )  # fmt: skip
+            lengths.append(float(longest))
+        return pools, sizes
 
-    with single_threaded_blas():
-        candidates, counts = _over_rows(part, len(rows), TILE_ROWS, threads, kept)
+    candidates, counts = _over_rows(part, len(rows), BLOCK, threads, kept)
     slots, scores = np.empty(candidates.shape, np.int32), np.empty(candidates.shape, np.float32)
     unpack_pools(candidates, counts, slots, scores)
     pools, sizes = _empty_pools(len(queries), k)
@@ -164,68 +162,35 @@ def _search_product(
         )
 
     run_chunks(measure, len(queries), threads, 64)
-    complete = counts < kept  # everything that matches is among the candidates
-    proven = complete | (_worst(pools, k) <= _least_beyond(floats, scores[:, -1], metric, float(tile_lengths.max())))
-    doubtful = np.flatnonzero(~proven)
-    if len(doubtful) and kept < len(rows):
+    complete = (counts < kept) | (kept == len(rows))  # everything that matches is among the candidates
+    doubtful = np.flatnonzero(
+        ~complete & (_worst(pools, sizes, k) > _least_beyond(floats, scores[:, -1], metric, max(lengths)))
+    )
+    if len(doubtful):
         part_pools = _search_scan(queries[doubtful], rows, factors, metric, wanted.of(doubtful), k, threads)
         pools[doubtful], sizes[doubtful] = part_pools
     return pools, sizes
 
 
-def _select_from_products(
-    floats: NDArray[np.float32],
-    rows: NDArray[Any],
-    factors: NDArray[np.float32],
-    metric: str,
-    wanted: Filter,
-    first: int,
-    last: int,
-    kept: int,
-    tile_lengths: NDArray[np.float32],
-) -> Pools:
-    """The `kept` best scores among rows ``first <= i < last``, a tile at a time.
-
-    Scores are ``|x|^2 - 2 <q, x>`` for l2, else ``-<q, x>``. tile_lengths gets the greatest norm in each tile.
-    """
-    scale = np.float32(-2.0 if metric == "l2" else -1.0)
-    pools, sizes = _empty_pools(len(floats), kept)
-    product = np.empty((TILE_QUERIES, TILE_ROWS), np.float32)
-    bias = np.zeros(TILE_ROWS + GROUP, np.float32)
-    for start in range(first, last, TILE_ROWS):
-        stop = min(start + TILE_ROWS, last)
-        tile = _as_floats(rows[start:stop])
-        if len(factors):
-            tile = tile * factors[start:stop, None]
-        squares = np.einsum("ij,ij->i", tile, tile)
-        tile_lengths[start // TILE_ROWS] = np.sqrt(squares.max())
-        if metric == "l2":
-            bias[: stop - start] = squares
-        numbers = np.arange(start, stop, dtype=np.int32)
-        if stop - start < TILE_ROWS:  # the selection wants rows of a whole number of groups
-            product = np.zeros((TILE_QUERIES, -(-(stop - start) // GROUP) * GROUP), np.float32)
-        for query in range(0, len(floats), TILE_QUERIES):
-            block = slice(query, min(query + TILE_QUERIES, len(floats)))
-            target = product[: block.stop - block.start]
-            np.matmul(floats[block], tile.T, out=target[:, : stop - start])
-            select_from_tile(
-                target,
-                bias,
-                scale,
-                numbers,
-                wanted.mask,
-                wanted.labels,
-                wanted.windows[block],
-                pools[block],
-                sizes[block],
-            )
-    return pools, sizes
+def _float_parts(rows: NDArray[Any], first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows to be multiplied at once: all where they are float32, else few enough to convert in the cache."""
+    step = last - first if rows.dtype == np.float32 else 4 * BLOCK
+    for start in range(first, last, max(1, step)):
+        yield start, min(start + step, last)
 
 
-def _worst(pools: NDArray[np.uint64], k: int) -> NDArray[np.float64]:
+def _as_floats(rows: NDArray[Any], factors: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
+    part = rows[start:stop]
+    if part.dtype == np.uint16:
+        part = part.view(np.float16)
+    part = part.astype(np.float32, copy=False)
+    return part * factors[start:stop, None] if len(factors) else part
+
+
+def _worst(pools: NDArray[np.uint64], sizes: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     """The k-th best distance of each query, inf where there are fewer."""
     slots, distances = np.empty(pools.shape, np.int32), np.empty(pools.shape, np.float32)
-    unpack_pools(pools, (pools != EMPTY_KEY).sum(axis=1), slots, distances)
+    unpack_pools(pools, sizes, slots, distances)
     return distances[:, k - 1].astype(np.float64)
 
 
@@ -244,12 +209,6 @@ def _least_beyond(
         return np.asarray(lengths**2 + last_scores - share * (lengths + longest) ** 2)
     offset = 1.0 if metric == "cosine" else 0.0
     return np.asarray(offset + last_scores - share * (lengths * longest + offset))
-
-
-def _as_floats(tile: NDArray[Any]) -> NDArray[np.float32]:
-    if tile.dtype == np.uint16:
-        tile = tile.view(np.float16)
-    return tile.astype(np.float32, copy=False)
 
 
 def _over_rows(part: Any, rows: int, unit: int, threads: int, k: int) -> Pools:

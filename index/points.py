@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearhash.errors import CorruptIndexError, DtypeError, DuplicateIdError, InvalidArgumentError, UnknownIdError
+from nearhash.errors import CorruptIndexError, DuplicateIdError, InvalidArgumentError, UnknownIdError
 from nearhash.index.arguments import MAX_SLOTS, as_ids, as_labels, as_windows, integer_ids
 from nearhash.index.arrays import Growable
 
@@ -212,9 +212,7 @@ class Points:
             mask = np.zeros(self.slots, np.uint8)
             mask[inside] = array[self.ids[inside]]
             return mask & self.live
-        if array.size and array.dtype.kind not in "iu":
-            raise DtypeError(f"allow: expected a boolean mask or integer ids, got dtype {array.dtype}")
-        slots = self.find(integer_ids(array, "allow"))
+        slots = self.find(integer_ids(allow, "allow"))
         mask = np.zeros(self.slots, np.uint8)
         mask[slots[slots >= 0]] = 1
         return mask

@@ -1,4 +1,4 @@
-"""Exact scans: every row of a matrix against a few queries, and selection from tiles of a matrix product.
+"""Exact scans: every row of a matrix against a few queries.
 
 Rows are float32, uint8, int8 or uint16 (IEEE half bits), C-contiguous and not padded. A filter is three arrays, see
 `passes`; it is looked at only for rows that are close enough to matter.
@@ -10,12 +10,11 @@ from numba.extending import overload
 
 from nearhash.kernels import simd
 from nearhash.kernels.jit import INLINE_OPTIONS, jit, jit_inline
-from nearhash.kernels.pool import EMPTY_KEY, insert, key_distance, make_key, unpack
-from nearhash.kernels.simd import any_below, pointer, prefetch
+from nearhash.kernels.pool import EMPTY_KEY, insert, make_key, unpack
+from nearhash.kernels.simd import pointer, prefetch
 
 L2, DOT = 0, 1
 _BLOCK_BYTES = 1 << 16  # rows that several queries scan while they are in the first-level cache or close to it
-GROUP = 64  # scores tested at once by any_below
 
 
 def row_distance(query, row, dim, metric, offset, factor):
@@ -57,7 +56,7 @@ def passes(query, row, mask, labels, windows):
 
 
 @jit
-def _offer(pools, sizes, query, distance, row):
+def offer(pools, sizes, query, distance, row):
     """Put a row into the pool of a query if it is among the best."""
     capacity = pools.shape[1]
     size = sizes[query]
@@ -96,7 +95,7 @@ def scan_rows(queries, rows, first, last, metric, offset, factors, mask, labels,
                 factor = factors[row] if scaled else np.float32(1.0)
                 distance = row_distance(vector, pointer(rows, row * dim), dim, metric, offset, factor)
                 if make_key(distance, row) < bound and passes(query, row, mask, labels, windows):
-                    _offer(pools, sizes, query, distance, row)
+                    offer(pools, sizes, query, distance, row)
                     bound = _bound(pools, sizes, query)
 
 
@@ -117,31 +116,8 @@ def scan_slots(queries, query, rows, slots, metric, offset, factors, mask, label
         factor = factors[row] if scaled else np.float32(1.0)
         distance = row_distance(vector, pointer(rows, row * dim), dim, metric, offset, factor)
         if make_key(distance, row) < bound and passes(query, row, mask, labels, windows):
-            _offer(pools, sizes, query, distance, row)
+            offer(pools, sizes, query, distance, row)
             bound = _bound(pools, sizes, query)
-
-
-@jit
-def select_from_tile(dots, bias, scale, slots, mask, labels, windows, pools, sizes):
-    """Offer a tile of a matrix product to the pools.
-
-    dots (q, t) float32 inner products; score = bias[j] + scale * dots[i, j]; slots (t,) int32 row numbers; mask,
-    labels, windows as in `passes`. `bias` is readable up to the next multiple of 64 beyond t, and so is every row of
-    `dots`: its row length is a multiple of 64, of which t columns count.
-    """
-    count = slots.shape[0]
-    capacity = pools.shape[1]
-    for query in range(dots.shape[0]):
-        for start in range(0, count, GROUP):
-            if sizes[query] == capacity:
-                threshold = key_distance(pools[query, capacity - 1])
-                line = pointer(dots, query * dots.shape[1] + start)
-                if not any_below(line, pointer(bias, start), scale, threshold):
-                    continue
-            for j in range(start, min(start + GROUP, count)):
-                row = slots[j]
-                if passes(query, row, mask, labels, windows):
-                    _offer(pools, sizes, query, bias[j] + scale * dots[query, j], row)
 
 
 @jit
@@ -153,9 +129,7 @@ def rescore(queries, rows, metric, offset, factors, candidates, counts, pools, s
             row = candidates[query, i]
             factor = factors[row] if scaled else np.float32(1.0)
             vector = pointer(queries, query * dim)
-            _offer(
-                pools, sizes, query, row_distance(vector, pointer(rows, row * dim), dim, metric, offset, factor), row
-            )
+            offer(pools, sizes, query, row_distance(vector, pointer(rows, row * dim), dim, metric, offset, factor), row)
 
 
 @jit

@@ -408,6 +408,60 @@ def dot_codes(typing_context, codes, query, count):
     return signature, codegen
 
 
+# --- matrix products -------------------------------------------------------------------------------------------
+
+# Shape of the register tile: queries by groups of 16 rows. AVX-512 has 32 registers of 16 floats, and 24 sums, two
+# loads of rows and broadcasts fit them; elsewhere 16 floats take two registers of 16 (AVX2) or four of 32 (NEON).
+PRODUCT_QUERIES, PRODUCT_GROUPS = (12, 2) if LEVEL == AVX512 else (6, 1)
+PRODUCT_ROWS = PRODUCT_GROUPS * LANES
+
+
+@intrinsic
+def product_tile(typing_context, queries, stride, panel, dim, out, out_stride):
+    """Inner products of PRODUCT_QUERIES queries and PRODUCT_ROWS rows.
+
+    queries: pointer to rows of `stride` floats, the first `dim` of which count; panel (dim, PRODUCT_ROWS), the rows
+    transposed; out: pointer to rows of `out_stride` floats, PRODUCT_ROWS of which are written. Each sum is taken in the
+    order of the dimensions.
+    """
+    floats = types.CPointer(types.float32)
+    signature = types.void(floats, types.int64, floats, types.int64, floats, types.int64)
+
+    def codegen(context, builder, signature, arguments):
+        queries, stride, panel, dim, out, out_stride = arguments
+        vector_type = _vector(F32, LANES)
+        undefined, zeros = ir.Constant(vector_type, ir.Undefined), _splat(_vector(I32, LANES), 0)
+        starts = [builder.gep(queries, [builder.mul(stride, ir.Constant(I64, i))]) for i in range(PRODUCT_QUERIES)]
+
+        def body(index, sums):
+            row = builder.mul(index, ir.Constant(I64, PRODUCT_ROWS))
+            groups = [
+                _load(builder, panel, builder.add(row, ir.Constant(I64, LANES * group)), vector_type)
+                for group in range(PRODUCT_GROUPS)
+            ]
+            following = []
+            for i, start in enumerate(starts):
+                value = builder.load(builder.gep(start, [index]))
+                first = builder.insert_element(undefined, value, ir.Constant(I32, 0))
+                spread = builder.shuffle_vector(first, undefined, zeros)
+                for j, group in enumerate(groups):
+                    total = sums[i * PRODUCT_GROUPS + j]
+                    following.append(_call(builder, f"llvm.fmuladd.v{LANES}f32", vector_type, [spread, group, total]))
+            return following
+
+        nothing = [_splat(vector_type, 0.0)] * (PRODUCT_QUERIES * PRODUCT_GROUPS)
+        sums = _loop(builder, ir.Constant(I64, 0), dim, 1, nothing, body)
+        for i in range(PRODUCT_QUERIES):
+            line = builder.gep(out, [builder.mul(out_stride, ir.Constant(I64, i))])
+            for j in range(PRODUCT_GROUPS):
+                target = builder.gep(line, [ir.Constant(I64, LANES * j)])
+                value = sums[i * PRODUCT_GROUPS + j]
+                builder.store(value, builder.bitcast(target, vector_type.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 # --- selection -------------------------------------------------------------------------------------------------
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from numpy.typing import NDArray
-
 from nearhash.index.hits import Hits
 
 
@@ -25,13 +23,5 @@ class Searchable(Protocol):
     def info(self) -> dict[str, Any]:
         """Facts about the index that JSON can hold."""
 
-    def search(
-        self,
-        queries: NDArray[Any],
-        k: int = 10,
-        window: NDArray[Any] | None = None,
-        allow: NDArray[Any] | None = None,
-        threads: int | None = None,
-        **effort: Any,
-    ) -> Hits:
-        """The k nearest neighbours of every query."""
+    def search(self, *args: Any, **kwargs: Any) -> Hits:
+        """``search(queries, k, window, allow, threads, **effort)``: the k nearest neighbours of every query."""

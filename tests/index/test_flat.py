@@ -59,7 +59,7 @@ def test_matrix_product_and_scan_give_the_same(metric, shift, monkeypatch):
     index = nh.FlatIndex(DIM, metric)
     index.add(base)
     product = index.search(asked, k=20)
-    monkeypatch.setattr(exact, "BLAS_BATCH", 10**9)
+    monkeypatch.setattr(exact, "PRODUCT_BATCH", 10**9)
     scan = index.search(asked, k=20)
     assert np.array_equal(product.distances, scan.distances)
     assert np.array_equal(product.ids, scan.ids)

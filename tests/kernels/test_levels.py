@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 @pytest.mark.parametrize("level", [level for level in available_levels() if level != LEVEL])
 def test_kernels_under_another_level(level):
-    files = [str(HERE / name) for name in ("test_simd.py", "test_lvq.py")]
+    files = [str(HERE / name) for name in ("test_simd.py", "test_lvq.py", "test_scan.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, env={**os.environ, VARIABLE: level}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from nearhash.kernels import reference, scan
+from nearhash.kernels import product, reference, scan
 from nearhash.kernels.pool import EMPTY_KEY
+from nearhash.kernels.simd import PRODUCT_QUERIES
 
 NO_FACTORS = np.empty(0, np.float32)
 
@@ -80,22 +81,32 @@ def test_scan_rows_and_slots(kind, metric):
 
 
 @pytest.mark.parametrize("kind", FILTERS)
-@pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
-def test_select_from_tile(kind, count):
-    rows, asked, *parts = problem(5, count=count)
+@pytest.mark.parametrize("metric", [scan.L2, scan.DOT])
+@pytest.mark.parametrize("dim", [1, 20, 65])
+@pytest.mark.parametrize(("count", "asking"), [(1, 1), (63, 5), (64, 12), (255, 13), (256, 24), (701, 9)])
+def test_select_by_product(kind, metric, dim, count, asking):
+    rows, asked, *parts = problem(5, dim=dim, count=count, queries=asking)
     filters = chosen(kind, *parts)
-    columns = -(-count // scan.GROUP) * scan.GROUP
-    dots = np.full((len(asked), columns), np.nan, np.float32)  # what lies beyond the tile must not be looked at
-    dots[:, :count] = asked @ rows.T
-    bias = np.full(columns, np.nan, np.float32)
-    bias[:count] = (rows**2).sum(axis=1)
-    keys, sizes = pools(len(asked), 9)
-    scan.select_from_tile(dots, bias, np.float32(-2), np.arange(count, dtype=np.int32), *filters, keys, sizes)
-    found, _ = unpacked(keys, sizes)
-    for query in range(len(asked)):
-        expected, _ = truth(rows, asked[query], allowed_rows(rows, query, *filters), 9, scan.L2)
+    queries = np.full((-(-asking // PRODUCT_QUERIES) * PRODUCT_QUERIES, dim), np.nan, np.float32)
+    queries[:asking] = asked  # what the others are must not matter
+    keys, sizes = pools(asking, 9)
+    longest = product.select_by_product(queries, asking, rows, 0, metric, *filters, keys, sizes)
+    assert longest == np.sqrt((rows**2).sum(axis=1).max())
+    found, scores = unpacked(keys, sizes)
+    for query in range(asking):
+        expected, away = truth(rows, asked[query], allowed_rows(rows, query, *filters), 9, metric)
         assert found[query][: len(expected)].tolist() == expected.tolist()
         assert (found[query][len(expected) :] == -1).all()
+        shift = (asked[query] ** 2).sum() if metric == scan.L2 else 0
+        assert np.array_equal(scores[query][: len(expected)], (away[expected] - shift).astype(np.float32))
+
+
+def test_product_of_no_rows():
+    keys, sizes = pools(1, 3)
+    empty = np.empty(0, np.uint8), np.empty(0), np.empty((0, 2))
+    queries = np.ones((PRODUCT_QUERIES, 4), np.float32)
+    assert product.select_by_product(queries, 1, np.empty((0, 4), np.float32), 0, scan.L2, *empty, keys, sizes) == 0
+    assert sizes.tolist() == [0]
 
 
 def test_factors_and_offset_make_a_cosine():
