@@ -18,7 +18,7 @@ def problem(seed, dim=20, count=700, queries=9):
     labels[::7] = np.nan
     windows = np.sort(rng.integers(0, 50, (queries, 2)), axis=1).astype(np.float64)
     windows[0] = -np.inf, np.inf
-    windows[1] = 5, 5
+    windows[1:2] = 5, 5
     mask = (rng.random(count) < 0.5).astype(np.uint8)
     return rows, asked, mask, labels, windows
 
