@@ -14,9 +14,9 @@ from nearhash.errors import CorruptIndexError, DuplicateIdError, InvalidArgument
 from nearhash.index.arguments import MAX_SLOTS, as_ids, as_labels, as_windows, integer_ids
 from nearhash.index.arrays import Growable
 
-_NO_MASK = np.empty(0, np.uint8)
-_NO_LABELS = np.empty(0, np.float64)
-_NO_WINDOWS = np.empty((0, 2), np.float64)
+_NO_MASK: NDArray[np.uint8] = np.empty(0, np.uint8)
+_NO_LABELS: NDArray[np.float64] = np.empty(0, np.float64)
+_NO_WINDOWS: NDArray[np.float64] = np.empty((0, 2), np.float64)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def lvq_encode(
     """(codes (n, dim), lower (n,), step (n,)) of LVQ-8, eq. 2 of Aguerrebere et al. (VLDB 2023)."""
     centred = vectors - mean
     lower, upper = centred.min(axis=1), centred.max(axis=1)
-    step = (upper - lower) / LVQ_LEVELS
+    step = ((upper - lower) / LVQ_LEVELS).astype(np.float32)
     inverse = np.divide(np.float32(1.0), step, out=np.zeros_like(step), where=step > 0)
     codes = np.floor((centred - lower[:, None]) * inverse[:, None] + np.float32(0.5))
     return np.minimum(codes, LVQ_LEVELS).astype(np.uint8), lower, step
@@ -54,7 +54,8 @@ def lvq_encode(
 
 def lvq_decode(codes: NDArray[np.uint8], lower: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[np.float64]:
     """(n, dim) vectors less the mean, as they are read back."""
-    return lower[:, None].astype(np.float64) + step[:, None].astype(np.float64) * codes
+    decoded: NDArray[np.float64] = lower[:, None].astype(np.float64) + step[:, None].astype(np.float64) * codes
+    return decoded
 
 
 def beam_search(

@@ -19,7 +19,7 @@ class LVQ8Codec(Codec):
 
     def __init__(self, dim: int, has_extra: bool) -> None:
         super().__init__(dim, has_extra)
-        self._mean = np.zeros(dim, np.float32)
+        self._mean: NDArray[np.float32] = np.zeros(dim, np.float32)
 
     @property
     def width(self) -> int:
