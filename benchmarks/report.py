@@ -20,7 +20,13 @@ from benchmarks.tables import (
 
 Document = dict[str, Any]
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+README = ROOT / "README.md"
+# The part of the README between these lines is written here.
+BEGIN, END = "<!-- comparison: written by python -m benchmarks.report -->", "<!-- end of comparison -->"
+SUMMARY_SETS = ("glove-100", "mnist-784")
+SUMMARY_TARGETS = (0.9, 0.95, 0.99)
 
 # The only hand-written part of the page.
 INTRODUCTION = """\
@@ -98,6 +104,43 @@ What it costs:
 How each was built:
 
 {configuration_table(document)}{skipped}"""
+
+
+def summary(documents: Sequence[Document]) -> str:
+    """The table of the README: every index on the whole data sets, QPS at three recalls and seconds to build."""
+    sets = {document["dataset"]["name"]: document for document in documents if document["kind"] == "dataset"}
+    chosen = [sets[name] for name in SUMMARY_SETS if name in sets]
+    if not chosen:
+        return ""
+    header = ["one thread, k = 10"]
+    for document in chosen:
+        name = document["dataset"]["name"]
+        header += [*(f"{name} QPS at {target:g}" for target in SUMMARY_TARGETS), f"{name} build, s"]
+    names = list(dict.fromkeys(index["name"] for document in chosen for index in document["indexes"]))
+    rows = [[f"**{name}**" if name == chosen[0]["subject"] else name] for name in names]
+    for row, name in zip(rows, names, strict=True):
+        for document in chosen:
+            index = next((index for index in document["indexes"] if index["name"] == name), None)
+            speeds = {} if index is None else {e["recall"]: e["interpolated_qps"] for e in index["targets"]}
+            row += [figure(speeds.get(target)) for target in SUMMARY_TARGETS]
+            row.append(figure(None if index is None else index["build_seconds"]))
+    threads = chosen[0]["settings"]["build_threads"]
+    return f"""\
+Queries per second at a recall@10 against exact search. All indexes of a data set in one run; one search thread,
+queries in one batch; builds with {threads} threads; every library configured as its own documentation advises.
+Absolute figures belong to one machine; the ratios carry over better.
+
+{table(header, rows)}
+[All figures, plots, and how they were measured](docs/benchmarks.md)."""
+
+
+def with_summary(readme: str, documents: Sequence[Document]) -> str:
+    """The README with its comparison written anew."""
+    before, found, rest = readme.partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not (found and closed):
+        raise ValueError(f"README.md: expected the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{summary(documents)}\n{END}{after}"
 
 
 def machine_line(document: Document) -> str:
@@ -194,15 +237,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not documents:
         parser.error(f"--results: no .json file in {options.results}")
     images = os.path.relpath(options.results, options.output.parent).replace(os.sep, "/")
-    page = report(documents, images)
+    pages = {options.output: report(documents, images)}
+    if options.results == RESULTS and options.output == PAGE:
+        pages[README] = with_summary(README.read_text(encoding="utf-8"), documents)
+    outdated = [path for path, page in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != page]
     if options.check:
-        current = options.output.read_text(encoding="utf-8") if options.output.is_file() else ""
-        if current != page:
-            print(
-                f"{options.output.name} is not what the results say: run python -m benchmarks.report", file=sys.stderr
-            )
-        return int(current != page)
-    write_text(options.output, page)
+        for path in outdated:
+            print(f"{path.name} is not what the results say: run python -m benchmarks.report", file=sys.stderr)
+        return int(bool(outdated))
+    for path in outdated:
+        write_text(path, pages[path])
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -244,38 +244,42 @@ class GraphIndex:
         self, floats: NDArray[np.float32], k: int, wanted: Filter, beam: int, rerank: int, threads: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Slots and distances, by a walk where it pays and by a scan of what the filter leaves elsewhere."""
-        nodes, counts = self._points.slots, np.maximum(wanted.counts, 1)
-        slots = np.full((len(floats), k), -1, np.int32)
-        distances = np.full((len(floats), k), np.inf, np.float32)
+        nodes = self._points.slots
+        results = _Results.empty(len(floats), k)
         if not nodes or not len(floats):
-            return slots, distances
+            return results.slots, results.distances
         encoded = self._encoded_queries(floats)
         vectors, prepared = self._exact_form(floats, encoded)
-        # Rounded up to powers of two, so that a pool is not made for every query of its own size.
-        widening = 2.0 ** np.ceil(np.log2(nodes / counts))
-        beams = np.minimum(beam * widening, nodes).astype(np.int64)
-        filtered = counts < nodes
-        scanned = filtered & (counts.astype(np.float64) ** 2 <= SCAN_SHARE * beam * self.degree * nodes)
-        walked = np.flatnonzero(~scanned)
-        if len(walked):
-            part = wanted.of(walked)
-            few, far = slots[walked], distances[walked]
-            matches = np.empty(len(walked), np.int64)
-            metric, offset = (L2 if self.metric == "l2" else DOT), np.float32(self.metric == "cosine")
+        metric, offset = (L2 if self.metric == "l2" else DOT), np.float32(self.metric == "cosine")
+
+        def walk(part: NDArray[np.int64] | slice, beams: NDArray[np.int64], found: _Results) -> None:
+            chosen = wanted.of(part)
             self._graph.search(
-                self._codes.view, self.dim, encoded[walked], beams[walked], rerank,
-                (vectors, prepared[walked], metric, offset), (part.mask, part.labels, part.windows),
-                (few, far, matches), threads,
+                self._codes.view, self.dim, encoded[part], beams, rerank,
+                (vectors, prepared[part], metric, offset), (chosen.mask, chosen.labels, chosen.windows), found, threads,
             )  # fmt: skip
-            slots[walked], distances[walked] = few, far
+
+        if wanted.everything:
+            walk(slice(None), np.full(len(floats), min(beam, nodes)), results)
+            scanned = results.matches < min(k, nodes)
+        else:
+            # Rounded up to powers of two, so that a pool is not made for every query of its own size.
+            widening = 2.0 ** np.ceil(np.log2(nodes / np.maximum(wanted.counts, 1)))
+            beams = np.minimum(beam * widening, nodes).astype(np.int64)
+            scanned = wanted.counts.astype(np.float64) ** 2 <= SCAN_SHARE * beam * self.degree * nodes
+            scanned &= wanted.counts < nodes
+            walked = np.flatnonzero(~scanned)
+            found = _Results.empty(len(walked), k)
+            walk(walked, beams[walked], found)
+            results.slots[walked], results.distances[walked] = found.slots, found.distances
             # Too little of the filter where the walk was: the scan knows for certain.
-            scanned[walked] = matches < np.minimum(k, part.counts)
+            scanned[walked] = found.matches < np.minimum(k, wanted.counts[walked])
         rest = np.flatnonzero(scanned)
         if len(rest):
-            slots[rest], distances[rest] = exact_search(
+            results.slots[rest], results.distances[rest] = exact_search(
                 prepared[rest], vectors, np.empty(0, np.float32), self.metric, wanted.of(rest), k, threads
             )
-        return slots, distances
+        return results.slots, results.distances
 
     # --- facts ---
 
@@ -403,6 +407,20 @@ class GraphIndex:
         if self._vectors is None:
             return self._codes.view, encoded
         return self._vectors.view, floats
+
+
+class _Results(NamedTuple):
+    """What a walk writes."""
+
+    slots: NDArray[np.int32]
+    distances: NDArray[np.float32]
+    matches: NDArray[np.int64]
+    """How many candidates in the pool passed the filter."""
+
+    @classmethod
+    def empty(cls, queries: int, k: int) -> "_Results":
+        slots = np.full((queries, k), -1, np.int32)
+        return cls(slots, np.full((queries, k), np.inf, np.float32), np.zeros(queries, np.int64))
 
 
 def _medoid(floats: NDArray[np.float32]) -> int:

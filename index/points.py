@@ -45,7 +45,12 @@ class Filter:
             return np.flatnonzero(self.mask).astype(np.int32)
         return np.arange(everything, dtype=np.int32)
 
-    def of(self, queries: NDArray[np.int64]) -> "Filter":
+    @property
+    def everything(self) -> bool:
+        """Whether all slots may answer."""
+        return not len(self.mask) and not len(self.windows)
+
+    def of(self, queries: NDArray[np.int64] | slice) -> "Filter":
         """The same filter for a subset of the queries."""
         windows = self.windows[queries] if len(self.windows) else self.windows
         return Filter(self.mask, self.labels, windows, self.counts[queries], self._points)

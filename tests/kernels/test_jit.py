@@ -1,0 +1,48 @@
+"""The compile cache: kept between processes, aware of other kernels and of the instruction set, loud when cold."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from nearhash.kernels import jit
+
+PROGRAM = textwrap.dedent("""
+    import numpy as np
+    from nearhash.kernels import jit, pool
+    if {change!r}:
+        jit.source_fingerprint = lambda: "other sources"
+    pool.unpack(np.zeros(1, np.uint64), 1, np.zeros(1, np.int32), np.zeros(1, np.float32))
+    pool.unpack(np.zeros(2, np.uint64), 2, np.zeros(2, np.int32), np.zeros(2, np.float32))
+    print(sum(pool.unpack.stats.cache_hits.values()), sum(pool.unpack.stats.cache_misses.values()))
+""")
+
+
+def run(folder, change=False, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(change=change)],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(folder), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip(), done.stderr
+
+
+@pytest.mark.parametrize("other", [{"change": True}, {"NEARHASH_SIMD": "generic"}])
+def test_machine_code_is_loaded_again_unless_it_could_be_another(tmp_path, other):
+    assert run(tmp_path)[0] == "0 1"
+    assert run(tmp_path)[0] == "1 0"
+    assert run(tmp_path, **other)[0] == "0 1"
+
+
+def test_a_cold_cache_says_once_what_takes_so_long(tmp_path):
+    assert run(tmp_path)[1].count("nearhash: compiling kernels") == 1
+    assert "compiling" not in run(tmp_path)[1]
+
+
+def test_fingerprint_covers_every_kernel():
+    jit.source_fingerprint.cache_clear()
+    assert len(jit.source_fingerprint()) == 64
