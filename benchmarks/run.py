@@ -18,6 +18,7 @@ from benchmarks.tables import cost_table, effort_table, speed_table
 from benchmarks.truth import ground_truth
 
 APPROXIMATE = tuple(name for name in PEERS if not name.endswith("-flat"))
+DEFAULT_DATASET = "glove-20k"
 TARGETS = (0.9, 0.95, 0.97, 0.99)
 LATENCY_TARGET = 0.95
 
@@ -42,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Compare indexes on real data.")
     parser.add_argument(
-        "dataset", nargs="*", help="glove-20k (bundled), glove-100, mnist-784, or the path of an ann-benchmarks file"
+        "dataset",
+        nargs="*",
+        help="glove-20k (bundled; the default), glove-100, mnist-784, or the path of an ann-benchmarks file",
     )
     parser.add_argument("--flat", action="store_true", help="instead: exact search against faiss and memory bandwidth")
     parser.add_argument("--startup", action="store_true", help="instead: import, first answer, cold compile")
@@ -67,8 +70,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--peers: no {', '.join(unknown)}; expected of {', '.join(PEERS)}")
     if any(not 0 < target <= 1 for target in options.targets):
         parser.error(f"--targets: expected recalls in (0, 1], got {options.targets}")
-    if sum([options.flat, options.startup, bool(options.dataset)]) != 1:
-        parser.error("give a data set, or --flat, or --startup")
+    suites = [options.flat, options.startup, bool(options.dataset)]
+    if sum(suites) > 1:
+        parser.error("give data sets, or --flat, or --startup, not several of them")
+    if not any(suites):
+        options.dataset = [DEFAULT_DATASET]
     return options
 
 

@@ -123,7 +123,7 @@ class FaissIvfPq(Faiss):
         return faiss.index_factory(dim, factory, measure)
 
     def lanes(self, k: int) -> list[Lane]:
-        return [Lane("nprobe", 1, self.lists, {"k_factor": factor}) for factor in (2, 4, 8, 16, 32, 64)]
+        return [Lane("nprobe", 1, self.lists, {"k_factor": factor}) for factor in (1, 2, 4, 8, 16, 32, 64)]
 
     def apply(self, effort: Effort) -> None:
         import faiss

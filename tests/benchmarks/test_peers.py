@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.contest import Contestant, Sample, UnfairError, run_rounds
 from benchmarks.datasets import Dataset
-from benchmarks.peers import PEERS, NotInstalledError, Peer, UnsuitableError, thread_limit
+from benchmarks.peers import PEERS, Lane, NotInstalledError, Peer, UnsuitableError, thread_limit
 from benchmarks.peers.faiss_indexes import FaissIvfPq
 from benchmarks.recall import recall_at
 from benchmarks.record import index_record
@@ -80,10 +80,10 @@ def test_a_peer_that_cannot_take_the_data_says_why() -> None:
         FaissIvfPq().timed_build(np.zeros((50, 7), np.float32), "l2", 1)
 
 
-class Perfect(Peer):
-    """Exhaustive search; its effort only pretends."""
+class Partial(Peer):
+    """Exhaustive search of a part of the base: recall is about ``part`` in 500."""
 
-    name = "perfect"
+    name = "partial"
     package = "numpy"
     reference = "none"
 
@@ -91,29 +91,44 @@ class Perfect(Peer):
         self.base = base
 
     def lanes(self, k):  # type: ignore[no-untyped-def]
-        return []
+        return [Lane("part", k, 500)]
 
     def search(self, queries, k, effort, threads=1):  # type: ignore[no-untyped-def]
-        distances = ((queries[:, None] - self.base) ** 2).sum(2)
+        distances = ((queries[:, None] - self.base[: effort["part"]]) ** 2).sum(2)
         return np.argsort(distances, axis=1, kind="stable")[:, :k]
+
+
+def partial() -> Contestant:
+    data = clusters("l2")
+    contestant = Contestant(Partial(), Sample(data, ground_truth(data), K), 1)
+    contestant.choose_efforts([0.5, 0.9], 20)
+    return contestant
+
+
+def test_chosen_efforts_bracket_the_targets_on_all_queries() -> None:
+    trials = partial().trials
+    recalls = [trial.recall for trial in trials]
+    assert recalls == sorted(recalls)
+    assert trials[0].effort == {"part": K}
+    for target in (0.5, 0.9):
+        below = max(trial.effort["part"] for trial in trials if trial.recall < target)
+        above = min(trial.effort["part"] for trial in trials if trial.recall >= target)
+        assert 0 < above - below < 0.25 * above
 
 
 def test_a_contest_ends_in_records() -> None:
     make("hnswlib")
     data = clusters("l2")
-    sample = Sample(data, ground_truth(data), K)
-    contestants = [Contestant(peer, sample, 1) for peer in (Perfect(), PEERS["hnswlib"]())]
-    for one in contestants:
-        one.choose_efforts([0.9, 0.99], 20)
-    run_rounds(contestants, 3, 0.0, 0.95)
-    exact, graph = (index_record(one, contestants[0], [0.9, 0.99]) for one in contestants)
-    assert [point["recall"] for point in exact["points"]] == [1.0]
-    assert len(exact["points"][0]["rounds"]) == 3
+    graph = Contestant(PEERS["hnswlib"](), Sample(data, ground_truth(data), K), 1)
+    graph.choose_efforts([0.5, 0.9], 20)
+    contestants = [partial(), graph]
+    run_rounds(contestants, 3, 0.0, 0.5)
+    exact, other = (index_record(one, contestants[0], [0.5, 0.9]) for one in contestants)
+    assert all(len(point["rounds"]) == 3 for point in exact["points"])
+    assert exact["latency"]["effort"] == exact["targets"][0]["reached"]["effort"]
     assert exact["targets"][0]["ratio"] == 1.0
-    assert graph["latency"]["calls"] == 999
-    assert graph["targets"][0]["reached"]["recall"] >= 0.9
-    recalls = [point["recall"] for point in graph["points"]]
-    assert recalls == sorted(recalls)
+    assert other["latency"]["calls"] == 999
+    assert other["targets"][1]["reached"]["recall"] >= 0.9
 
 
 def test_thinned_queries_keep_their_neighbours() -> None:
@@ -128,10 +143,8 @@ def test_thinned_queries_keep_their_neighbours() -> None:
 def test_a_search_on_many_cores_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import contest
 
-    data = clusters("l2")
-    contestant = Contestant(Perfect(), Sample(data, ground_truth(data), K), 1)
-    contestant.choose_efforts([0.9], 20)
+    contestant = partial()
     monkeypatch.setattr(contest, "MOST_CORES", 0.01)
     monkeypatch.setattr(contest, "LEAST_CPU_SECONDS", 0.0)
-    with pytest.raises(UnfairError, match="perfect"):
+    with pytest.raises(UnfairError, match="partial"):
         contestant.time_trials(0.02)

@@ -163,8 +163,16 @@ def test_rounding_and_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["glove-20k", "--flat"], ["glove-20k", "--peers", "nobody"], ["x", "--rounds", "0"]]
+    "arguments",
+    [["--flat", "--startup"], ["glove-20k", "--flat"], ["glove-20k", "--peers", "nobody"], ["x", "--rounds", "0"]],
 )
 def test_impossible_arguments_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parse(arguments)
+
+
+def test_without_arguments_the_bundled_slice_is_measured() -> None:
+    options = parse([])
+    assert options.dataset == ["glove-20k"]
+    assert options.subject == "nearhash-graph-lvq8"
+    assert parse(["--flat"]).dataset == []
