@@ -260,20 +260,20 @@ class GraphIndex:
             )  # fmt: skip
 
         if wanted.everything:
+            # All nodes can be reached, so a pool of at least k ends with min(k, nodes) of them.
             walk(slice(None), np.full(len(floats), min(beam, nodes)), results)
-            scanned = results.matches < min(k, nodes)
-        else:
-            # Rounded up to powers of two, so that a pool is not made for every query of its own size.
-            widening = 2.0 ** np.ceil(np.log2(nodes / np.maximum(wanted.counts, 1)))
-            beams = np.minimum(beam * widening, nodes).astype(np.int64)
-            scanned = wanted.counts.astype(np.float64) ** 2 <= SCAN_SHARE * beam * self.degree * nodes
-            scanned &= wanted.counts < nodes
-            walked = np.flatnonzero(~scanned)
-            found = _Results.empty(len(walked), k)
-            walk(walked, beams[walked], found)
-            results.slots[walked], results.distances[walked] = found.slots, found.distances
-            # Too little of the filter where the walk was: the scan knows for certain.
-            scanned[walked] = found.matches < np.minimum(k, wanted.counts[walked])
+            return results.slots, results.distances
+        # Rounded up to powers of two, so that a pool is not made for every query of its own size.
+        widening = 2.0 ** np.ceil(np.log2(nodes / np.maximum(wanted.counts, 1)))
+        beams = np.minimum(beam * widening, nodes).astype(np.int64)
+        scanned = wanted.counts.astype(np.float64) ** 2 <= SCAN_SHARE * beam * self.degree * nodes
+        scanned &= wanted.counts < nodes
+        walked = np.flatnonzero(~scanned)
+        found = _Results.empty(len(walked), k)
+        walk(walked, beams[walked], found)
+        results.slots[walked], results.distances[walked] = found.slots, found.distances
+        # Too little of the filter where the walk was: the scan knows for certain.
+        scanned[walked] = found.matches < np.minimum(k, wanted.counts[walked])
         rest = np.flatnonzero(scanned)
         if len(rest):
             results.slots[rest], results.distances[rest] = exact_search(

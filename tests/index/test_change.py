@@ -182,6 +182,9 @@ def test_removed_vectors_are_gone_for_good(base, queries, tmp_path, kind, metric
             hits = current.search(queries, k=10, **effort)
             assert not np.isin(hits.ids, gone).any()
             assert recall(hits.ids, truth) >= 0.96
+            masked = current.search(queries[:1], k=600, allow=np.ones(600, bool))
+            assert np.array_equal(np.sort(masked.ids[0][:400]), kept)
+            assert (masked.ids[0][400:] == -1).all()
             everything = current.search(queries[:1], k=600, allow=np.arange(600), window=(0, 600))
             assert np.array_equal(np.sort(everything.ids[0][:400]), kept)
             assert (everything.ids[0][400:] == -1).all()

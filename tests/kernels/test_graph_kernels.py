@@ -6,6 +6,7 @@ import pytest
 
 from nearhash.index.arrays import aligned_empty
 from nearhash.kernels import beam, codes, grow, prune, reference
+from nearhash.kernels import walk as walk_kernels
 from nearhash.kernels.pool import key_slot, make_key
 from nearhash.kernels.simd import pointer
 
@@ -66,6 +67,22 @@ def test_beam_search(seed):
         expected, order = reference.beam_search(away[query], neighbours, entry, width)
         assert found == expected
         assert expanded == order
+
+
+@numba.njit
+def epochs(seen, state, count):
+    return [walk_kernels.next_epoch(seen, state) for _ in range(count)]
+
+
+def test_a_new_epoch_marks_nothing_as_seen():
+    """The counter has one byte: when it starts again, all marks of the round before are gone."""
+    state = np.zeros(1, np.uint8)
+    assert [int(e) for e in epochs(np.zeros(3, np.uint8), state, 254)] == list(range(1, 255))
+    seen = np.array([1, 254, 255], np.uint8)
+    assert [int(e) for e in epochs(seen, state, 1)] == [255]
+    assert seen.tolist() == [1, 254, 255]
+    assert [int(e) for e in epochs(seen, state, 2)] == [1, 2]
+    assert seen.tolist() == [0, 0, 0]
 
 
 def test_beam_search_records_no_more_than_its_limit():
