@@ -1,6 +1,5 @@
 """One index under measurement: its build, the choice of its efforts, its timings."""
 
-import gc
 import sys
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.comparison import Trial
 from benchmarks.datasets import Dataset
-from benchmarks.machine import resident_bytes
+from benchmarks.machine import release_freed_memory, resident_bytes
 from benchmarks.peers import Effort, Lane, Peer, thread_limit
 from benchmarks.recall import recall_at
 from benchmarks.sweep import bracket, confirm, explore
@@ -75,10 +74,10 @@ class Contestant:
     def __init__(self, peer: Peer, sample: Sample, threads: int) -> None:
         self.peer, self.sample = peer, sample
         peer.prepare()
-        gc.collect()
+        release_freed_memory()
         before = resident_bytes()
         self.build_seconds = peer.timed_build(sample.dataset.base, sample.dataset.metric, threads)
-        gc.collect()
+        release_freed_memory()
         after = resident_bytes()
         self.resident_bytes = None if before is None or after is None else after - before
         self.trials: list[Trial] = []

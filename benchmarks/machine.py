@@ -1,5 +1,7 @@
 """Facts about the machine that a figure depends on. Nothing that names it: no host, user or path."""
 
+import ctypes
+import gc
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -61,6 +63,14 @@ def _memory_gib() -> float | None:
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None
     return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+
+
+def release_freed_memory() -> None:
+    """Give freed memory back to the system where the C library can, so that what is built next does not hide in it."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if platform.system() == "Linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def resident_bytes() -> int | None:
