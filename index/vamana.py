@@ -217,7 +217,7 @@ class Vamana:
             )  # fmt: skip
             self._scratch.give_back(scratch)
 
-        run_chunks(task, len(encoded), threads, len(encoded) if threads == 1 else 16)
+        run_chunks(task, len(encoded), threads, max(1, len(encoded)) if threads == 1 else 16)
 
     # --- storage ---
 

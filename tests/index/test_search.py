@@ -68,13 +68,14 @@ def test_empty_index_and_empty_batch(built, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("width", [0, 1, 3, 9, 60, 400, 1100, 1500])
-def test_windows_return_all_they_can(built, base, queries, labels, kind, metric, width):
+def test_windows_return_all_they_can(built, base, queries, labels, kind, metric, width, threads):
     """min(k, matches) results at every width, from the scan, the widened walk and the plain walk."""
     index = built(kind, metric)
     low = 200.0 if width < 1300 else 0.0
     inside = np.flatnonzero((labels >= low) & (labels < low + width))
-    hits = index.search(queries, k=10, window=(low, low + width), **effort(kind))
+    hits = index.search(queries, k=10, window=(low, low + width), threads=threads, **effort(kind))
     assert ((hits.ids >= 0).sum(axis=1) == min(10, width)).all()
     assert set(hits.ids[hits.ids >= 0].tolist()) <= set(inside.tolist())
     if width:
