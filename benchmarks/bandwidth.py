@@ -10,34 +10,38 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import cache_bytes
 
+LEAST_BYTES = 2 << 30  # read in one measurement; a thread needs milliseconds to find a core of its own
 
-def make_reader() -> Callable[[NDArray[np.int64]], int]:
-    """A compiled sum that releases the GIL. Integers: their sum may be reordered, so it is vectorised."""
+
+def make_reader() -> Callable[[NDArray[np.int64], int], int]:
+    """A compiled, repeated sum that releases the GIL. Integers: their sum may be reordered, so it is vectorised."""
     import numba
 
     @numba.njit(nogil=True)  # type: ignore[misc, unused-ignore]
-    def total(array):  # type: ignore[no-untyped-def]
+    def total(array, repeats):  # type: ignore[no-untyped-def]
         result = 0
-        for i in range(array.size):
-            result += array[i]
+        for r in range(repeats):
+            for i in range(array.size):
+                result += array[i] ^ r  # depends on r, or one pass would do for all
         return result
 
-    total(np.zeros(8, np.int64))
-    reader: Callable[[NDArray[np.int64]], int] = total
+    total(np.zeros(8, np.int64), 1)
+    reader: Callable[[NDArray[np.int64], int], int] = total
     return reader
 
 
-def bandwidth(reader: Callable[[NDArray[np.int64]], int], array: NDArray[np.int64], threads: int) -> float:
-    """Bytes per second at which `threads` threads together read all of `array` once."""
+def bandwidth(reader: Callable[[NDArray[np.int64], int], int], array: NDArray[np.int64], threads: int) -> float:
+    """Bytes per second at which `threads` threads, each its part again and again, read `array`."""
+    repeats = max(1, LEAST_BYTES // array.nbytes)
     parts = np.array_split(array, threads)
-    workers = [threading.Thread(target=reader, args=(part,)) for part in parts[1:]]
+    workers = [threading.Thread(target=reader, args=(part, repeats)) for part in parts[1:]]
     started = time.perf_counter()
     for worker in workers:
         worker.start()
-    reader(parts[0])
+    reader(parts[0], repeats)
     for worker in workers:
         worker.join()
-    return array.nbytes / (time.perf_counter() - started)
+    return repeats * array.nbytes / (time.perf_counter() - started)
 
 
 def beyond_caches(limit: int = 4 << 30) -> int:
