@@ -32,10 +32,6 @@ class Codec(ABC):
     def width(self) -> int:
         """Elements of `dtype` in a row; a multiple of 64 bytes."""
 
-    @property
-    def bytes_per_vector(self) -> int:
-        return self.width * int(np.dtype(self.dtype).itemsize)
-
     @abstractmethod
     def train(self, vectors: NDArray[np.float32]) -> None:
         """Learn from a sample (n, dim) what `encode` needs."""
@@ -43,10 +39,6 @@ class Codec(ABC):
     @abstractmethod
     def encode(self, vectors: NDArray[np.float32], extra: NDArray[np.float32], rows: NDArray[Any]) -> None:
         """Write the codes of vectors (n, dim), with extra coordinates (n,), to rows (n, width)."""
-
-    @abstractmethod
-    def decode(self, rows: NDArray[Any]) -> NDArray[np.float32]:
-        """(n, dim) float32 vectors as they are read back from their codes."""
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """What was learned, for the index file."""

@@ -29,6 +29,3 @@ class Float32Codec(Codec):
         rows[:, self.dim :] = 0
         if self.has_extra:
             rows[:, self.dim] = extra
-
-    def decode(self, rows: NDArray[Any]) -> NDArray[np.float32]:
-        return np.ascontiguousarray(rows[:, : self.dim])

@@ -31,12 +31,6 @@ class LVQ8Codec(Codec):
     def encode(self, vectors: NDArray[np.float32], extra: NDArray[np.float32], rows: NDArray[Any]) -> None:
         lvq.encode(np.ascontiguousarray(vectors), self._mean, extra, rows)
 
-    def decode(self, rows: NDArray[Any]) -> NDArray[np.float32]:
-        header = np.ascontiguousarray(rows[:, : lvq.HEADER]).view(np.float32)
-        codes = rows[:, lvq.HEADER : lvq.HEADER + self.dim].astype(np.float32)
-        centred = header[:, lvq.LOWER, None] + header[:, lvq.STEP, None] * codes
-        return np.asarray(centred + self._mean, np.float32)
-
     def tensors(self) -> dict[str, NDArray[Any]]:
         return {"mean": self._mean}
 
