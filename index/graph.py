@@ -1,27 +1,23 @@
 """Approximate search on a graph over compressed vectors."""
 
-from collections.abc import Callable
-from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import CorruptIndexError
-from nearhash.index.arguments import as_float32, as_matrix, check_count, check_dim, check_metric, for_kernels
+from nearhash.index.arguments import check_count
 from nearhash.index.arrays import Growable
+from nearhash.index.base import Progress, Slots, VectorIndex
 from nearhash.index.codecs import make_codec
 from nearhash.index.exact import exact_search
 from nearhash.index.hits import Hits
-from nearhash.index.locks import ReadWriteLock
-from nearhash.index.metrics import normalised, norms
-from nearhash.index.points import Filter, Points
-from nearhash.index.storage import write_file
+from nearhash.index.metrics import norms
+from nearhash.index.points import Filter, NewPoints
+from nearhash.index.storage import take_tensor
 from nearhash.index.vamana import Vamana
 from nearhash.kernels.scan import DOT, L2
 from nearhash.kernels.threads import resolve_threads, run_chunks
-
-Progress = Callable[[int, int], None]
 
 # A filtered walk looks at about beam * degree * n / m vectors in random order to find its answers among m of n, a scan
 # at m in order, each cheaper: below m^2 = SCAN_SHARE * beam * degree * n the scan is faster.
@@ -31,7 +27,7 @@ SCAN_SHARE = 0.5
 NORM_HEADROOM = 1.2
 
 
-class GraphIndex:
+class GraphIndex(VectorIndex):
     """Approximate nearest neighbours by walking a Vamana graph over compressed vectors.
 
     Parameters
@@ -57,7 +53,14 @@ class GraphIndex:
     Notes
     -----
     Searches may run in several threads at once; changes wait for them and have the index alone.
+
+    The first `add` also fixes the entry point and, for "lvq8", the mean that codes are relative to: give it a sample
+    of what is to come, not a handful of special vectors. Removed vectors stay as waypoints until `compact`, which
+    builds the index anew without them.
     """
+
+    kind = "graph"
+    _SETTINGS = ("codec", "degree", "build_beam", "seed")
 
     def __init__(
         self,
@@ -69,19 +72,15 @@ class GraphIndex:
         seed: int = 0,
         threads: int | None = None,
     ) -> None:
-        self.dim = check_dim(dim)
-        self.metric = check_metric(metric)
+        super().__init__(dim, metric, threads)
         self.degree = check_count(degree, "degree", least=2, most=1024)
         self.build_beam = check_count(build_beam, "build_beam", most=1 << 20)
         self.seed = check_count(seed, "seed", least=0, most=2**64 - 1)
-        self.threads = threads if threads is None else resolve_threads(threads)
         self._codec = make_codec(codec, self.dim, has_extra=self.metric == "ip")
-        self._points = Points()
         self._codes = Growable.empty((self._codec.width,), self._codec.dtype)
         self._vectors = None if self._codec.exact else Growable.empty((self.dim,), np.float32)
         self._graph = Vamana(self.degree, self.build_beam, self.seed)
         self._norm_bound = 0.0  # ip: no vector is longer
-        self._lock = ReadWriteLock()
 
     @property
     def codec(self) -> str:
@@ -90,50 +89,8 @@ class GraphIndex:
 
     # --- change ---
 
-    def add(
-        self,
-        vectors: ArrayLike,
-        ids: ArrayLike | None = None,
-        labels: ArrayLike | None = None,
-        progress: Progress | None = None,
-    ) -> NDArray[np.int64]:
-        """Add vectors and return their ids.
-
-        The first call also fixes the entry point and, for "lvq8", the mean that codes are relative to: give it a
-        sample of what is to come, not a handful of special vectors.
-
-        Parameters
-        ----------
-        vectors : (n, dim) or (dim,) array of a float or integer dtype
-            Finite values that fit float32.
-        ids : (n,) integers, optional
-            Distinct, not negative, not in the index; by default consecutive, from 0 or the largest id so far plus one.
-        labels : (n,) numbers, optional
-            Stored as float64, for ``window=`` of `search`. Vectors added without labels match no window.
-        progress : callable, optional
-            Called with (vectors done, vectors in all). If it raises, nothing has been added.
-
-        Returns
-        -------
-        (n,) int64
-            The ids.
-
-        Raises
-        ------
-        InvalidArgumentError
-            Wrong shape or dtype, NaN or inf, duplicate ids, ...; the index is then unchanged.
-        """
-        floats = as_float32(as_matrix(vectors, self.dim, "vectors"), "vectors")
-        if self.metric == "cosine":
-            floats = normalised(floats)
-        with self._lock.write():
-            new_ids, new_labels = self._points.check(len(floats), ids, labels)
-            if len(floats):
-                self._insert(floats, progress)
-                self._points.append(new_ids, new_labels)
-        return new_ids
-
-    def _insert(self, floats: NDArray[np.float32], progress: Progress | None) -> None:
+    def _insert(self, rows: NDArray[np.float32], new: NewPoints, progress: Progress | None) -> None:
+        floats = rows
         longest = float(norms(floats).max()) if self.metric == "ip" else 0.0
         first = self._graph.nodes == 0
         if longest > self._norm_bound and not first:
@@ -172,23 +129,10 @@ class GraphIndex:
         self._codec, self._codes, self._vectors = fresh._codec, fresh._codes, fresh._vectors
         self._graph, self._norm_bound = fresh._graph, fresh._norm_bound
 
-    def remove(self, ids: ArrayLike) -> None:
-        """Remove vectors by id: they are in no result from now on. An unknown id raises and nothing is removed.
-
-        Their nodes stay as waypoints until `compact`.
-        """
-        with self._lock.write():
-            self._points.remove(self._points.slots_of(ids))
-
-    def compact(self, progress: Progress | None = None) -> None:
-        """Build the index anew without the removed vectors, giving back their memory. Ids stay."""
-        with self._lock.write():
-            if self._points.deleted:
-                slots = self._points.live_slots
-                floats = self._stored()[slots]
-                bound = float(norms(floats).max()) if self.metric == "ip" and len(floats) else 0.0
-                self._rebuild(floats, bound, progress)
-                self._points.keep(slots)
+    def _keep(self, slots: Slots, progress: Progress | None) -> None:
+        floats = self._stored()[slots]
+        bound = float(norms(floats).max()) if self.metric == "ip" and len(floats) else 0.0
+        self._rebuild(floats, bound, progress)
 
     # --- search ---
 
@@ -203,20 +147,12 @@ class GraphIndex:
         beam: int = 64,
         rerank: int | None = None,
     ) -> Hits:
-        """The k nearest vectors of each query, approximately.
+        """The k nearest vectors of each query, approximately; all but the effort is said in `VectorIndex.search`.
 
         Parameters
         ----------
-        queries : (q, dim) or (dim,) array of a float or integer dtype
-        k : int
-            Results per query, at least 1. Where fewer vectors match, the rest is id -1 at distance inf; there are
-            never fewer results than min(k, matches).
-        window : (lo, hi) or (q, 2), optional
-            Only vectors with lo <= label < hi; -inf and inf for open ends.
-        allow : boolean mask or ids, optional
-            Only these vectors. ``mask[i]`` speaks of id i; ids beyond the mask are not allowed, unknown ids ignored.
-        threads : int, optional
-            Threads to use, by default all cores. The result does not depend on it.
+        queries, k, window, allow, threads
+            See `VectorIndex.search`.
         beam : int
             Effort: how many candidates the walk keeps, at least k of them. Recall and time grow with it. Filters
             widen it in proportion to what they leave out, or are answered by an exact scan where that is cheaper.
@@ -228,22 +164,16 @@ class GraphIndex:
         Hits
             Ids and exact distances, each (q, k); ties in the order in which the vectors were added.
         """
-        k, beam = check_count(k, "k"), check_count(beam, "beam")
-        rerank = max(4 * k, 32) if rerank is None else max(k, check_count(rerank, "rerank"))
-        threads = resolve_threads(threads)
-        floats = for_kernels(as_float32(as_matrix(queries, self.dim, "queries"), "queries"))
-        if self.metric == "cosine":
-            floats = normalised(floats)
-        with self._lock.read():
-            wanted = self._points.filter(len(floats), window, allow)
-            slots, distances = self._search(floats, k, wanted, max(beam, k), rerank, threads)
-            ids = np.where(slots >= 0, self._points.ids[slots] if self._points.slots else -1, -1)
-        return Hits(ids, distances)
+        beam = check_count(beam, "beam")
+        rerank = rerank if rerank is None else check_count(rerank, "rerank")
+        return self._search(queries, k, window, allow, threads, _Effort(beam, rerank))
 
-    def _search(
-        self, floats: NDArray[np.float32], k: int, wanted: Filter, beam: int, rerank: int, threads: int
+    def _nearest(
+        self, queries: NDArray[np.float32], k: int, wanted: Filter, effort: "_Effort", threads: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Slots and distances, by a walk where it pays and by a scan of what the filter leaves elsewhere."""
+        """By a walk where it pays and by a scan of what the filter leaves elsewhere."""
+        floats, beam = queries, max(effort.beam, k)
+        rerank = max(4 * k, 32) if effort.rerank is None else max(k, effort.rerank)
         nodes = self._points.slots
         results = _Results.empty(len(floats), k)
         if not nodes or not len(floats):
@@ -281,95 +211,35 @@ class GraphIndex:
             )
         return results.slots, results.distances
 
-    # --- facts ---
+    # --- facts and storage ---
 
-    def __len__(self) -> int:
-        return self._points.size
-
-    @property
-    def ids(self) -> NDArray[np.int64]:
-        """Ids of the vectors in the index, in the order in which they were added."""
-        with self._lock.read():
-            return self._points.ids[self._points.live_slots]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory (or of the mapped file) that the index holds."""
+    def _own_nbytes(self) -> int:
         vectors = 0 if self._vectors is None else self._vectors.nbytes
-        return self._codes.nbytes + vectors + self._graph.nbytes + self._points.nbytes
+        return self._codes.nbytes + vectors + self._graph.nbytes
 
-    def vectors(self, ids: ArrayLike) -> NDArray[np.float32]:
-        """(n, dim) float32 stored vectors of some ids; under cosine these are unit vectors."""
-        with self._lock.read():
-            slots = self._points.slots_of(ids)
-            source = self._codes if self._vectors is None else self._vectors
-            return np.ascontiguousarray(source.view[slots, : self.dim])
+    def _stored_vectors(self, slots: Slots) -> NDArray[np.float32]:
+        return np.ascontiguousarray(self._stored()[slots])
 
-    def info(self) -> dict[str, Any]:
-        """Facts about the index, ready for JSON."""
-        return {
-            "kind": "graph",
-            "dim": self.dim,
-            "metric": self.metric,
-            "codec": self.codec,
-            "degree": self.degree,
-            "build_beam": self.build_beam,
-            "seed": self.seed,
-            "size": self._points.size,
-            "deleted": self._points.deleted,
-            "labelled": self._points.labelled,
-            "nbytes": self.nbytes,
-        }
+    def _state(self) -> dict[str, Any]:
+        return {"entry": self._graph.entry, "norm_bound": self._norm_bound}
 
-    # --- storage ---
+    def _tensors(self) -> dict[str, NDArray[Any]]:
+        tensors = {"codes": self._codes.view, **self._codec.tensors(), **self._graph.tensors()}
+        if self._vectors is not None:
+            tensors["vectors"] = self._vectors.view
+        return tensors
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the index to a file, atomically; `nearhash.load` reads it."""
-        with self._lock.read():
-            header = {
-                "kind": "graph",
-                "dim": self.dim,
-                "metric": self.metric,
-                "codec": self.codec,
-                "degree": self.degree,
-                "build_beam": self.build_beam,
-                "seed": self.seed,
-                "entry": self._graph.entry,
-                "norm_bound": self._norm_bound,
-                "next_id": self._points.next_id,
-            }
-            tensors = {
-                "codes": self._codes.view,
-                **self._codec.tensors(),
-                **self._graph.tensors(),
-                **self._points.tensors(),
-            }
-            if self._vectors is not None:
-                tensors["vectors"] = self._vectors.view
-            write_file(path, header, tensors)
-
-    @classmethod
-    def _from_file(cls, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> "GraphIndex":
-        index = cls(*(header[name] for name in ("dim", "metric", "codec", "degree", "build_beam", "seed")))
-        codec = index._codec
-        codes = tensors.get("codes")
-        if codes is None or codes.dtype != codec.dtype or codes.ndim != 2 or codes.shape[1] != codec.width:
-            raise CorruptIndexError(f"tensor 'codes': expected {np.dtype(codec.dtype)} of shape (n, {codec.width})")
-        nodes = len(codes)
-        index._points = Points.from_tensors(tensors, header.get("next_id"), nodes)
-        index._graph.restore(tensors, header.get("entry"), nodes)
-        codec.restore(tensors)
-        index._codes = Growable(codes)
-        if index._vectors is not None:
-            vectors = tensors.get("vectors")
-            if vectors is None or vectors.dtype != np.float32 or vectors.shape != (nodes, index.dim):
-                raise CorruptIndexError(f"tensor 'vectors': expected float32 of shape ({nodes}, {index.dim})")
-            index._vectors = Growable(vectors)
+    def _restore(self, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+        nodes = self._points.slots
+        self._codes = Growable(take_tensor(tensors, "codes", self._codec.dtype, (nodes, self._codec.width)))
+        self._graph.restore(tensors, header.get("entry"), nodes)
+        self._codec.restore(tensors)
+        if self._vectors is not None:
+            self._vectors = Growable(take_tensor(tensors, "vectors", np.float32, (nodes, self.dim)))
         bound = header.get("norm_bound")
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 <= bound < np.inf:
             raise CorruptIndexError(f"header 'norm_bound': expected a finite number >= 0, got {bound!r}")
-        index._norm_bound = float(bound)
-        return index
+        self._norm_bound = float(bound)
 
     # --- representation ---
 
@@ -407,6 +277,13 @@ class GraphIndex:
         if self._vectors is None:
             return self._codes.view, encoded
         return self._vectors.view, floats
+
+
+class _Effort(NamedTuple):
+    """How much a search may cost, see `GraphIndex.search`."""
+
+    beam: int
+    rerank: int | None
 
 
 class _Results(NamedTuple):

@@ -1,17 +1,20 @@
 """Open an index file."""
 
+from importlib import import_module
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nearhash.errors import CorruptIndexError, InvalidArgumentError
 from nearhash.index.storage import read_file
 
 if TYPE_CHECKING:
-    from nearhash.index.flat import FlatIndex
-    from nearhash.index.graph import GraphIndex
+    from nearhash.index.base import VectorIndex
+
+# Where the class of each kind of index is, so that a file loads no more code than it needs.
+_HOMES = {"flat": ("nearhash.index.flat", "FlatIndex"), "graph": ("nearhash.index.graph", "GraphIndex")}
 
 
-def load(path: str | PathLike[str], mmap: bool = True, verify: bool = True) -> "FlatIndex | GraphIndex":
+def load(path: str | PathLike[str], mmap: bool = True, verify: bool = True) -> "VectorIndex":
     """Load an index that was written by its ``save``.
 
     Parameters
@@ -30,23 +33,17 @@ def load(path: str | PathLike[str], mmap: bool = True, verify: bool = True) -> "
     """
     header, tensors = read_file(path, mmap=mmap, verify=verify)
     try:
-        index: FlatIndex | GraphIndex = _index_class(header)._from_file(header, tensors)
+        return _index_class(header)._from_file(header, tensors)
     except CorruptIndexError as error:
         raise CorruptIndexError(f"{path}: {error}") from error
     except (InvalidArgumentError, KeyError, TypeError) as error:
         # A header that the constructor refuses.
         raise CorruptIndexError(f"{path}: header: {error}") from error
-    return index
 
 
-def _index_class(header: dict[str, Any]) -> Any:
+def _index_class(header: dict[str, Any]) -> "type[VectorIndex]":
     kind = header.get("kind")
-    if kind == "flat":
-        from nearhash.index.flat import FlatIndex
-
-        return FlatIndex
-    if kind == "graph":
-        from nearhash.index.graph import GraphIndex
-
-        return GraphIndex
-    raise CorruptIndexError(f"header 'kind': expected 'flat' or 'graph', got {kind!r}")
+    if not isinstance(kind, str) or kind not in _HOMES:
+        raise CorruptIndexError(f"header 'kind': expected one of {', '.join(_HOMES)}, got {kind!r:.80}")
+    module, name = _HOMES[kind]
+    return cast("type[VectorIndex]", getattr(import_module(module), name))

@@ -5,7 +5,7 @@ as dead, until the index is compacted.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from nearhash.errors import CorruptIndexError, DuplicateIdError, InvalidArgumentError, UnknownIdError
 from nearhash.index.arguments import MAX_SLOTS, as_ids, as_labels, as_windows, integer_ids
 from nearhash.index.arrays import Growable
+from nearhash.index.storage import take_tensor
 
 _NO_MASK: NDArray[np.uint8] = np.empty(0, np.uint8)
 _NO_LABELS: NDArray[np.float64] = np.empty(0, np.float64)
@@ -54,6 +55,13 @@ class Filter:
         """The same filter for a subset of the queries."""
         windows = self.windows[queries] if len(self.windows) else self.windows
         return Filter(self.mask, self.labels, windows, self.counts[queries], self._points)
+
+
+class NewPoints(NamedTuple):
+    """What belongs to new vectors, checked: ids (n,), labels (n,) or None."""
+
+    ids: NDArray[np.int64]
+    labels: NDArray[np.float64] | None
 
 
 class Points:
@@ -108,9 +116,7 @@ class Points:
 
     # --- change ---
 
-    def check(
-        self, count: int, ids: ArrayLike | None, labels: ArrayLike | None
-    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    def check(self, count: int, ids: ArrayLike | None, labels: ArrayLike | None) -> NewPoints:
         """Clean ids and labels for `count` new vectors; raises without a change."""
         if self.slots + count > MAX_SLOTS:
             raise InvalidArgumentError(f"vectors: an index holds at most {MAX_SLOTS:,} vectors, got {count:,} more")
@@ -120,13 +126,11 @@ class Points:
         known = self.find(new_ids)
         if (known >= 0).any():
             raise DuplicateIdError(f"ids: {new_ids[known >= 0][0]} is already in the index; remove it first")
-        return new_ids, None if labels is None else as_labels(labels, count)
+        return NewPoints(new_ids, None if labels is None else as_labels(labels, count))
 
-    def append(self, ids: NDArray[np.int64], labels: NDArray[np.float64] | None) -> None:
-        """Add slots for what `check` returned. Vectors without a label match no window."""
-        if not len(ids):
-            return
-        first = self.slots
+    def append(self, new: NewPoints) -> None:
+        """Add slots for what `check` returned, at least one. Vectors without a label match no window."""
+        first, (ids, labels) = self.slots, new
         if labels is not None and self._labels is None:
             self._labels = Growable(np.full(first, np.nan))
         if self._labels is not None:
@@ -152,6 +156,12 @@ class Points:
         self._id_order = self._label_order = None
 
     # --- look-up ---
+
+    def ids_of(self, slots: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Id of each slot, -1 where a slot is -1."""
+        if not self.slots:
+            return np.full(slots.shape, -1, np.int64)
+        return np.where(slots >= 0, self.ids[slots], -1)
 
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
         """Live slot of each id, -1 where there is none."""
@@ -231,15 +241,12 @@ class Points:
         return tensors
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, NDArray[Any]], next_id: Any, slots: int) -> "Points":
-        """Points read from a file; raises CorruptIndexError if they cannot be those of an index with `slots` slots."""
+    def from_tensors(cls, tensors: dict[str, NDArray[Any]], next_id: Any) -> "Points":
+        """Points read from a file; raises CorruptIndexError if they cannot be those of an index."""
         points = cls()
-        expected = {"ids": np.int64, "live": np.uint8, **({"labels": np.float64} if "labels" in tensors else {})}
-        for name, dtype in expected.items():
-            array = tensors.get(name)
-            if array is None or array.dtype != dtype or array.shape != (slots,):
-                raise CorruptIndexError(f"tensor {name!r}: expected {np.dtype(dtype)} of shape ({slots},)")
-        ids, live = tensors["ids"], tensors["live"]
+        ids = take_tensor(tensors, "ids", np.int64, (None,))
+        slots = len(ids)
+        live = take_tensor(tensors, "live", np.uint8, (slots,))
         if slots and (ids.min() < 0 or live.max() > 1):
             raise CorruptIndexError("tensor 'ids' or 'live': values out of range")
         largest = int(ids.max()) if slots else -1
@@ -250,7 +257,7 @@ class Points:
             raise CorruptIndexError("tensor 'ids': an id stands twice")
         points._ids, points._live = Growable(ids), Growable(live)
         if "labels" in tensors:
-            points._labels = Growable(tensors["labels"])
+            points._labels = Growable(take_tensor(tensors, "labels", np.float64, (slots,)))
         points._next_id = next_id
         points._dead = int(slots - live.sum(dtype=np.int64))
         points._consecutive = bool((ids == np.arange(slots)).all())

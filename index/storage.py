@@ -178,6 +178,20 @@ def read_file(
         return contents.header, tensors
 
 
+def take_tensor(
+    tensors: Mapping[str, NDArray[Any]], name: str, dtype: Any, shape: tuple[int | None, ...]
+) -> NDArray[Any]:
+    """A tensor of a file, of this dtype and shape (None: any size); raises CorruptIndexError if it is not there."""
+    array = tensors.get(name)
+    expected = f"tensor {name!r}: expected {np.dtype(dtype)} of shape {shape}".replace("None", "n")
+    if array is None:
+        raise CorruptIndexError(f"{expected}, got none")
+    fits = array.dtype == dtype and array.ndim == len(shape)
+    if not fits or any(size not in (None, own) for size, own in zip(shape, array.shape, strict=True)):
+        raise CorruptIndexError(f"{expected}, got {array.dtype} of shape {array.shape}")
+    return array
+
+
 def inspect_file(path: str | PathLike[str]) -> dict[str, Any]:
     """What a file holds, without reading its tensors; ready for JSON.
 

@@ -1,0 +1,269 @@
+"""What all indexes of vectors have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from os import PathLike
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nearhash.index.arguments import as_float32, as_matrix, check_count, check_dim, check_metric, for_kernels
+from nearhash.index.hits import Hits
+from nearhash.index.locks import ReadWriteLock
+from nearhash.index.metrics import normalised
+from nearhash.index.points import Filter, NewPoints, Points
+from nearhash.index.storage import write_file
+from nearhash.kernels.threads import resolve_threads
+
+Progress = Callable[[int, int], None]
+Slots = NDArray[np.integer[Any]]
+Self = TypeVar("Self", bound="VectorIndex")
+
+
+class VectorIndex(ABC):
+    """An index of vectors by id: the frame that every kind of index fills in.
+
+    Here is what does not depend on how vectors are searched: arguments are checked, ids become slots (rows of all
+    arrays) and slots ids, changes have the index alone and happen whole or not at all. A kind of index brings the
+    arrays of its vectors and the methods below "to be filled in", which deal in checked rows and slots, and are called
+    with the lock held.
+
+    Parameters
+    ----------
+    dim : int
+        Dimension of the vectors, 1 to 32,768.
+    metric : {"l2", "ip", "cosine"}
+        Distance: squared Euclidean; minus the inner product; one minus the cosine.
+    threads : int, optional
+        Threads for building, by default all cores.
+
+    Notes
+    -----
+    Searches may run in several threads at once; changes wait for them and have the index alone.
+    """
+
+    kind: ClassVar[str]
+    """Name of the kind in files and `info`."""
+    _SETTINGS: ClassVar[tuple[str, ...]] = ()
+    """Further arguments of the constructor that are attributes, part of `info` and of the header of a file."""
+    _COMPACT_AT: ClassVar[float] = 1.0
+    """Share of removed vectors above which the index compacts itself; 1 for never."""
+
+    def __init__(self, dim: int, metric: str, threads: int | None = None) -> None:
+        self.dim = check_dim(dim)
+        self.metric = check_metric(metric)
+        self.threads = threads if threads is None else resolve_threads(threads)
+        self._points = Points()
+        self._lock = ReadWriteLock()
+
+    # --- change ---
+
+    def add(
+        self,
+        vectors: ArrayLike,
+        ids: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        progress: Progress | None = None,
+    ) -> NDArray[np.int64]:
+        """Add vectors and return their ids.
+
+        Parameters
+        ----------
+        vectors : (n, dim) or (dim,) array of a float or integer dtype
+            Finite values.
+        ids : (n,) integers, optional
+            Distinct, not negative, not in the index; by default consecutive, from 0 or the largest id so far plus one.
+        labels : (n,) numbers, optional
+            Stored as float64, for ``window=`` of `search`. Vectors added without labels match no window.
+        progress : callable, optional
+            Called with (vectors done, vectors in all). If it raises, nothing has been added.
+
+        Returns
+        -------
+        (n,) int64
+            The ids.
+
+        Raises
+        ------
+        InvalidArgumentError
+            Wrong shape or dtype, NaN or inf, duplicate ids, ...; the index is then unchanged.
+        """
+        rows = self._rows_of(as_matrix(vectors, self.dim, "vectors"))
+        with self._lock.write():
+            new = self._points.check(len(rows), ids, labels)
+            if len(rows):
+                self._insert(rows, new, progress)
+                self._points.append(new)
+        return new.ids
+
+    def remove(self, ids: ArrayLike) -> None:
+        """Remove vectors by id: they are in no result from now on. An unknown id raises and nothing is removed."""
+        with self._lock.write():
+            self._points.remove(self._points.slots_of(ids))
+            if self._points.deleted > self._COMPACT_AT * self._points.slots:
+                self._compact()
+
+    def compact(self, progress: Progress | None = None) -> None:
+        """Give back the memory of removed vectors. Ids stay."""
+        with self._lock.write():
+            self._compact(progress)
+
+    def _compact(self, progress: Progress | None = None) -> None:
+        if self._points.deleted:
+            slots = self._points.live_slots
+            self._keep(slots, progress)
+            self._points.keep(slots)
+
+    # --- search ---
+
+    @abstractmethod
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        window: ArrayLike | None = None,
+        allow: ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> Hits:
+        """The k nearest vectors of each query.
+
+        Parameters
+        ----------
+        queries : (q, dim) or (dim,) array of a float or integer dtype
+        k : int
+            Results per query, at least 1. Where fewer vectors match, the rest is id -1 at distance inf; there are
+            never fewer results than min(k, matches).
+        window : (lo, hi) or (q, 2), optional
+            Only vectors with lo <= label < hi; -inf and inf for open ends.
+        allow : boolean mask or ids, optional
+            Only these vectors. ``mask[i]`` speaks of id i; ids beyond the mask are not allowed, unknown ids ignored.
+        threads : int, optional
+            Threads to use, by default all cores. The result does not depend on it.
+
+        Returns
+        -------
+        Hits
+            Ids and distances, each (q, k); ties in the order in which the vectors were added.
+        """
+
+    def _search(
+        self,
+        queries: ArrayLike,
+        k: int,
+        window: ArrayLike | None,
+        allow: ArrayLike | None,
+        threads: int | None,
+        effort: Any = None,
+    ) -> Hits:
+        """What `search` of every kind does around its own `_nearest`; `effort` is handed on to it."""
+        k = check_count(k, "k")
+        threads = resolve_threads(threads)
+        prepared = self._queries_of(as_matrix(queries, self.dim, "queries"))
+        with self._lock.read():
+            wanted = self._points.filter(len(prepared), window, allow)
+            slots, distances = self._nearest(prepared, k, wanted, effort, threads)
+            return Hits(self._points.ids_of(slots), distances)
+
+    # --- facts ---
+
+    def __len__(self) -> int:
+        return self._points.size
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Ids of the vectors in the index, in the order in which they were added."""
+        with self._lock.read():
+            return self._points.ids[self._points.live_slots]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory (or of the mapped file) that the index holds."""
+        return self._own_nbytes() + self._points.nbytes
+
+    def vectors(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """(n, dim) float32 stored vectors of some ids; under cosine these are unit vectors."""
+        with self._lock.read():
+            return self._stored_vectors(self._points.slots_of(ids))
+
+    def info(self) -> dict[str, Any]:
+        """Facts about the index, ready for JSON."""
+        return {
+            **self._identity(),
+            "size": self._points.size,
+            "deleted": self._points.deleted,
+            "labelled": self._points.labelled,
+            "nbytes": self.nbytes,
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        settings = {name: getattr(self, name) for name in self._SETTINGS}
+        return {"kind": self.kind, "dim": self.dim, "metric": self.metric, **settings}
+
+    # --- storage ---
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the index to a file, atomically; `nearhash.load` reads it."""
+        with self._lock.read():
+            header = {**self._identity(), **self._state(), "next_id": self._points.next_id}
+            write_file(path, header, {**self._tensors(), **self._points.tensors()})
+
+    @classmethod
+    def _from_file(cls: type[Self], header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Self:
+        """The index in a file that was read; raises CorruptIndexError, or what the constructor raises."""
+        index = cls(header["dim"], header["metric"], **{name: header[name] for name in cls._SETTINGS})
+        index._points = Points.from_tensors(tensors, header.get("next_id"))
+        index._restore(header, tensors)
+        return index
+
+    # --- to be filled in ---
+
+    def _rows_of(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        """New vectors (n, dim) of any real dtype in the form that `_insert` takes; raises if that cannot hold them."""
+        floats = as_float32(matrix, "vectors")
+        return normalised(floats) if self.metric == "cosine" else floats
+
+    def _queries_of(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        """Queries (q, dim) of any real dtype in the form that `_nearest` takes."""
+        floats = for_kernels(as_float32(matrix, "queries"))
+        return normalised(floats) if self.metric == "cosine" else floats
+
+    @abstractmethod
+    def _insert(self, rows: NDArray[Any], new: NewPoints, progress: Progress | None) -> None:
+        """Take at least one row as slots ``self._points.slots`` and following; `new` holds what belongs to them.
+
+        Nothing may have changed if it raises, as it does where `progress` does.
+        """
+
+    @abstractmethod
+    def _keep(self, slots: Slots, progress: Progress | None) -> None:
+        """Keep only the rows in `slots`, which ascend, in that order; change nothing if it fails."""
+
+    @abstractmethod
+    def _nearest(
+        self, queries: NDArray[Any], k: int, wanted: Filter, effort: Any, threads: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Slots (q, k), -1 where fewer than k match, and distances (q, k), ascending, inf there."""
+
+    @abstractmethod
+    def _own_nbytes(self) -> int:
+        """Bytes of all but the points."""
+
+    @abstractmethod
+    def _stored_vectors(self, slots: Slots) -> NDArray[np.float32]:
+        """(n, dim) vectors of slots, a copy."""
+
+    def _state(self) -> dict[str, Any]:
+        """What the header of a file holds beside the settings."""
+        return {}
+
+    @abstractmethod
+    def _tensors(self) -> dict[str, NDArray[Any]]:
+        """Arrays for a file, all but those of the points."""
+
+    @abstractmethod
+    def _restore(self, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+        """Take state and tensors from a file into a new index whose points are set.
+
+        Whatever a kernel could leave its arrays with raises CorruptIndexError.
+        """
