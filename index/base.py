@@ -1,7 +1,7 @@
 """What all indexes of vectors have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any, ClassVar, TypeVar
 
@@ -13,6 +13,7 @@ from nearhash.index.hits import Hits
 from nearhash.index.locks import ReadWriteLock
 from nearhash.index.metrics import normalised
 from nearhash.index.points import Filter, NewPoints, Points
+from nearhash.index.predicates import Predicate
 from nearhash.index.storage import write_file
 from nearhash.kernels.threads import resolve_threads
 
@@ -65,6 +66,8 @@ class VectorIndex(ABC):
         ids: ArrayLike | None = None,
         labels: ArrayLike | None = None,
         progress: Progress | None = None,
+        *,
+        attributes: Mapping[str, ArrayLike] | None = None,
     ) -> NDArray[np.int64]:
         """Add vectors and return their ids.
 
@@ -78,6 +81,9 @@ class VectorIndex(ABC):
             Stored as float64, for ``window=`` of `search`. Vectors added without labels match no window.
         progress : callable, optional
             Called with (vectors done, vectors in all). If it raises, nothing has been added.
+        attributes : dict of name to (n,) integers or bools, optional
+            Columns stored as int64, for ``where=`` of `search`; numbers to be asked for by ranges of floats are labels.
+            The first vectors decide which attributes the index has: all others must bring the same.
 
         Returns
         -------
@@ -91,7 +97,7 @@ class VectorIndex(ABC):
         """
         rows = self._rows_of(as_matrix(vectors, self.dim, "vectors"))
         with self._lock.write():
-            new = self._points.check(len(rows), ids, labels)
+            new = self._points.check(len(rows), ids, labels, attributes)
             if len(rows):
                 self._insert(rows, new, progress)
                 self._points.append(new)
@@ -125,6 +131,8 @@ class VectorIndex(ABC):
         window: ArrayLike | None = None,
         allow: ArrayLike | None = None,
         threads: int | None = None,
+        *,
+        where: Predicate | None = None,
     ) -> Hits:
         """The k nearest vectors of each query.
 
@@ -140,6 +148,8 @@ class VectorIndex(ABC):
             Only these vectors. ``mask[i]`` speaks of id i; ids beyond the mask are not allowed, unknown ids ignored.
         threads : int, optional
             Threads to use, by default all cores. The result does not depend on it.
+        where : Predicate, optional
+            Only vectors whose attributes satisfy it, see `nearhash.where`. All filters hold together.
 
         Returns
         -------
@@ -154,6 +164,7 @@ class VectorIndex(ABC):
         window: ArrayLike | None,
         allow: ArrayLike | None,
         threads: int | None,
+        where: Predicate | None,
         effort: Any = None,
     ) -> Hits:
         """What `search` of every kind does around its own `_nearest`; `effort` is handed on to it."""
@@ -161,7 +172,7 @@ class VectorIndex(ABC):
         threads = resolve_threads(threads)
         prepared = self._queries_of(as_matrix(queries, self.dim, "queries"))
         with self._lock.read():
-            wanted = self._points.filter(len(prepared), window, allow)
+            wanted = self._filter(len(prepared), window, allow, where)
             slots, distances = self._nearest(prepared, k, wanted, effort, threads)
             return Hits(self._points.ids_of(slots), distances)
 
@@ -186,6 +197,11 @@ class VectorIndex(ABC):
         with self._lock.read():
             return self._stored_vectors(self._points.slots_of(ids))
 
+    def attributes(self, ids: ArrayLike) -> dict[str, NDArray[np.int64]]:
+        """Attributes of some ids: (n,) int64 by name, of all names; empty for an index without attributes."""
+        with self._lock.read():
+            return self._points.attributes(self._points.slots_of(ids))
+
     def info(self) -> dict[str, Any]:
         """Facts about the index, ready for JSON."""
         return {
@@ -193,6 +209,7 @@ class VectorIndex(ABC):
             "size": self._points.size,
             "deleted": self._points.deleted,
             "labelled": self._points.labelled,
+            "attributes": list(self._points.attribute_names),
             "nbytes": self.nbytes,
         }
 
@@ -227,6 +244,12 @@ class VectorIndex(ABC):
         """Queries (q, dim) of any real dtype in the form that `_nearest` takes."""
         floats = for_kernels(as_float32(matrix, "queries"))
         return normalised(floats) if self.metric == "cosine" else floats
+
+    def _filter(
+        self, queries: int, window: ArrayLike | None, allow: ArrayLike | None, where: Predicate | None
+    ) -> Filter:
+        """What `_nearest` gets as `wanted`; for an index that filters in a way of its own to override."""
+        return self._points.filter(queries, window, allow, where)
 
     @abstractmethod
     def _insert(self, rows: NDArray[Any], new: NewPoints, progress: Progress | None) -> None:

@@ -13,6 +13,7 @@ from nearhash.index.exact import exact_search, range_search
 from nearhash.index.hits import Hits, RangeHits
 from nearhash.index.metrics import inverse_norms
 from nearhash.index.points import Filter, NewPoints
+from nearhash.index.predicates import Predicate
 from nearhash.index.storage import take_tensor
 from nearhash.kernels.threads import resolve_threads
 
@@ -86,9 +87,11 @@ class FlatIndex(VectorIndex):
         window: ArrayLike | None = None,
         allow: ArrayLike | None = None,
         threads: int | None = None,
+        *,
+        where: Predicate | None = None,
     ) -> Hits:
         """The k nearest vectors of each query, exactly; arguments and result are those of `VectorIndex.search`."""
-        return self._search(queries, k, window, allow, threads)
+        return self._search(queries, k, window, allow, threads, where)
 
     def _nearest(
         self, queries: NDArray[Any], k: int, wanted: Filter, effort: None, threads: int
@@ -102,6 +105,8 @@ class FlatIndex(VectorIndex):
         window: ArrayLike | None = None,
         allow: ArrayLike | None = None,
         threads: int | None = None,
+        *,
+        where: Predicate | None = None,
     ) -> RangeHits:
         """All vectors at distance <= radius of each query, nearest first.
 
@@ -113,7 +118,7 @@ class FlatIndex(VectorIndex):
         threads = resolve_threads(threads)
         prepared = self._queries_of(as_matrix(queries, self.dim, "queries"))
         with self._lock.read():
-            wanted = self._points.filter(len(prepared), window, allow)
+            wanted = self._filter(len(prepared), window, allow, where)
             indptr, slots, distances = range_search(
                 prepared, self._kernel_rows(), self._factors.view, self.metric, wanted, float(radius), threads
             )

@@ -14,6 +14,7 @@ from nearhash.index.exact import exact_search
 from nearhash.index.hits import Hits
 from nearhash.index.metrics import norms
 from nearhash.index.points import Filter, NewPoints
+from nearhash.index.predicates import Predicate
 from nearhash.index.storage import take_tensor
 from nearhash.index.vamana import Vamana
 from nearhash.kernels.scan import DOT, L2
@@ -144,6 +145,7 @@ class GraphIndex(VectorIndex):
         allow: ArrayLike | None = None,
         threads: int | None = None,
         *,
+        where: Predicate | None = None,
         beam: int = 64,
         rerank: int | None = None,
     ) -> Hits:
@@ -151,7 +153,7 @@ class GraphIndex(VectorIndex):
 
         Parameters
         ----------
-        queries, k, window, allow, threads
+        queries, k, window, allow, threads, where
             See `VectorIndex.search`.
         beam : int
             Effort: how many candidates the walk keeps, at least k of them. Recall and time grow with it. Filters
@@ -166,7 +168,7 @@ class GraphIndex(VectorIndex):
         """
         beam = check_count(beam, "beam")
         rerank = rerank if rerank is None else check_count(rerank, "rerank")
-        return self._search(queries, k, window, allow, threads, _Effort(beam, rerank))
+        return self._search(queries, k, window, allow, threads, where, _Effort(beam, rerank))
 
     def _nearest(
         self, queries: NDArray[np.float32], k: int, wanted: Filter, effort: "_Effort", threads: int

@@ -1,10 +1,10 @@
-"""Ids, labels and life of the vectors of an index, by slot.
+"""Ids, labels, attributes and life of the vectors of an index, by slot.
 
 A slot is the internal number of a vector: its row in all arrays of the index. A removed vector keeps its slot, marked
 as dead, until the index is compacted.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,32 +13,35 @@ from numpy.typing import ArrayLike, NDArray
 from nearhash.errors import CorruptIndexError, DuplicateIdError, InvalidArgumentError, UnknownIdError
 from nearhash.index.arguments import MAX_SLOTS, as_ids, as_labels, as_windows, integer_ids
 from nearhash.index.arrays import Growable
+from nearhash.index.attributes import Columns, as_attributes
+from nearhash.index.predicates import Predicate
+from nearhash.index.programs import Program, compiled
 from nearhash.index.storage import take_tensor
+from nearhash.kernels.predicate import evaluate_mask
 
+_NO_COLUMNS: NDArray[np.int64] = np.empty((0, 0), np.int64)
 _NO_MASK: NDArray[np.uint8] = np.empty(0, np.uint8)
 _NO_LABELS: NDArray[np.float64] = np.empty(0, np.float64)
 _NO_WINDOWS: NDArray[np.float64] = np.empty((0, 2), np.float64)
 
 
-@dataclass(frozen=True)
-class Filter:
+class Filter(NamedTuple):
     """Which slots may answer, in the form that kernels take (see ``kernels.scan.passes``).
 
-    `counts` (q,) says how many slots can match at most; it is exact unless a window meets an `allow` or removed
-    vectors.
+    `counts` (q,) says how many slots match each query, exactly.
     """
 
     mask: NDArray[np.uint8]
     labels: NDArray[np.float64]
     windows: NDArray[np.float64]
     counts: NDArray[np.int64]
-    _points: "Points"
+    points: "Points"
 
     def slots(self, query: int) -> NDArray[np.int32]:
         """Slots, in no special order, among which all matches of a query are."""
-        everything = len(self.labels) if len(self.labels) else self._points.slots
+        everything = self.points.slots
         if len(self.windows):
-            order, bounds = self._points.label_order()
+            order, bounds = self.points.label_order()
             first, last = np.searchsorted(bounds, self.windows[query])
             if last - first < everything:
                 return order[first:last]
@@ -54,27 +57,31 @@ class Filter:
     def of(self, queries: NDArray[np.int64] | slice) -> "Filter":
         """The same filter for a subset of the queries."""
         windows = self.windows[queries] if len(self.windows) else self.windows
-        return Filter(self.mask, self.labels, windows, self.counts[queries], self._points)
+        return Filter(self.mask, self.labels, windows, self.counts[queries], self.points)
 
 
 class NewPoints(NamedTuple):
-    """What belongs to new vectors, checked: ids (n,), labels (n,) or None."""
+    """What belongs to new vectors, checked: ids (n,), labels (n,) or None, attributes (n,) by name, maybe none."""
 
     ids: NDArray[np.int64]
     labels: NDArray[np.float64] | None
+    attributes: Mapping[str, NDArray[np.int64]]
 
 
 class Points:
-    """The id, label and live flag of each slot."""
+    """The id, label, attributes and live flag of each slot."""
 
     def __init__(self) -> None:
         self._ids = Growable.empty((), np.int64)
         self._live = Growable.empty((), np.uint8)
         self._labels: Growable | None = None
+        self._columns: Columns | None = None
         self._next_id = 0
         self._dead = 0
         self._id_order: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None
         self._label_order: tuple[NDArray[np.int32], NDArray[np.float64]] | None = None
+        self._live_before: NDArray[np.int64] | None = None
+        self._last_where: tuple[Predicate, NDArray[np.uint8]] | None = None
         self._consecutive = True  # ids equal slots: no look-up table needed
 
     @property
@@ -96,6 +103,11 @@ class Points:
         return self._labels is not None
 
     @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """Names of the attributes, in order."""
+        return () if self._columns is None else self._columns.names
+
+    @property
     def ids(self) -> NDArray[np.int64]:
         """Id of each slot."""
         return self._ids.view
@@ -111,13 +123,19 @@ class Points:
 
     @property
     def nbytes(self) -> int:
-        arrays = [a for a in (self._ids, self._live, self._labels) if a is not None]
+        arrays = [a for a in (self._ids, self._live, self._labels, self._columns) if a is not None]
         return sum(a.nbytes for a in arrays) + sum(a.nbytes for a in self._id_order or ())
 
     # --- change ---
 
-    def check(self, count: int, ids: ArrayLike | None, labels: ArrayLike | None) -> NewPoints:
-        """Clean ids and labels for `count` new vectors; raises without a change."""
+    def check(
+        self,
+        count: int,
+        ids: ArrayLike | None,
+        labels: ArrayLike | None,
+        attributes: Mapping[str, ArrayLike] | None = None,
+    ) -> NewPoints:
+        """What belongs to `count` new vectors, clean; raises without a change."""
         if self.slots + count > MAX_SLOTS:
             raise InvalidArgumentError(f"vectors: an index holds at most {MAX_SLOTS:,} vectors, got {count:,} more")
         if ids is None and self._next_id + count > np.iinfo(np.int64).max:
@@ -126,24 +144,49 @@ class Points:
         known = self.find(new_ids)
         if (known >= 0).any():
             raise DuplicateIdError(f"ids: {new_ids[known >= 0][0]} is already in the index; remove it first")
-        return NewPoints(new_ids, None if labels is None else as_labels(labels, count))
+        new_labels = None if labels is None else as_labels(labels, count)
+        columns = {} if attributes is None else as_attributes(attributes, count)
+        if count:
+            self._check_names(columns)
+        return NewPoints(new_ids, new_labels, columns)
+
+    def _check_names(self, columns: Mapping[str, Any]) -> None:
+        """All vectors of an index have the same attributes: a predicate must not guess those of some."""
+        if self._columns is None and self.slots and columns:
+            raise InvalidArgumentError(
+                f"attributes: expected none, as the vectors of the index have none, got {', '.join(columns)}"
+            )
+        if self._columns is not None and set(columns) != set(self._columns.names):
+            raise InvalidArgumentError(
+                f"attributes: expected those of the index, {', '.join(self._columns.names)}; "
+                f"got {', '.join(columns) or 'none'}"
+            )
 
     def append(self, new: NewPoints) -> None:
         """Add slots for what `check` returned, at least one. Vectors without a label match no window."""
-        first, (ids, labels) = self.slots, new
+        first, (ids, labels, columns) = self.slots, new
         if labels is not None and self._labels is None:
             self._labels = Growable(np.full(first, np.nan))
         if self._labels is not None:
             self._labels.append(np.full(len(ids), np.nan) if labels is None else labels)
+        if self._columns is not None:
+            self._columns.append(columns)
+        elif columns:
+            self._columns = Columns(columns)
         self._consecutive &= bool((ids == np.arange(first, first + len(ids))).all())
         self._ids.append(ids)
         self._live.append(np.ones(len(ids), np.uint8))
         self._next_id = max(self._next_id, int(ids.max()) + 1)
-        self._id_order = self._label_order = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what was derived from the slots that there were."""
+        self._id_order = self._label_order = self._live_before = self._last_where = None
 
     def remove(self, slots: NDArray[np.int32]) -> None:
         self._live.view[slots] = 0
         self._dead += len(slots)
+        self._live_before = self._last_where = None
 
     def keep(self, slots: NDArray[np.int64]) -> None:
         """Renumber: only `slots` stay, in that order. The next default id does not change."""
@@ -151,9 +194,11 @@ class Points:
         self._live = Growable(self.live[slots].copy())
         if self._labels is not None:
             self._labels = Growable(self._labels.view[slots].copy())
+        if self._columns is not None:
+            self._columns = Columns(self._columns.take(slots))
         self._dead = int((self.live == 0).sum())
         self._consecutive = bool((self.ids == np.arange(self.slots)).all())
-        self._id_order = self._label_order = None
+        self._forget()
 
     # --- look-up ---
 
@@ -202,21 +247,77 @@ class Points:
             self._label_order = (order, labels[order])
         return self._label_order
 
-    def filter(self, queries: int, window: ArrayLike | None, allow: ArrayLike | None) -> Filter:
-        """The filter that ``window=`` and ``allow=`` of a search mean, removed vectors always excluded."""
+    def attributes(self, slots: NDArray[np.int32]) -> dict[str, NDArray[np.int64]]:
+        """Attributes of some slots, by name."""
+        return {} if self._columns is None else self._columns.take(slots)
+
+    @property
+    def columns(self) -> NDArray[np.int64]:
+        """(c, m) int64 attributes of all slots, C-ordered, in the order of `attribute_names`; m >= slots."""
+        return _NO_COLUMNS if self._columns is None else self._columns.buffer
+
+    def program(self, where: Predicate) -> Program:
+        """A predicate as kernels evaluate it over `columns`."""
+        if not isinstance(where, Predicate):
+            raise InvalidArgumentError(f"where: expected a predicate of nearhash.where, got {type(where).__name__}")
+        names = self.attribute_names
+        if not names and not self.slots:  # nothing says yet which attributes there will be, and nothing can match
+            names = tuple(sorted(set(where.columns())))
+        return compiled(where, names)
+
+    # --- filter ---
+
+    def filter(
+        self,
+        queries: int,
+        window: ArrayLike | None = None,
+        allow: ArrayLike | None = None,
+        where: Predicate | None = None,
+    ) -> Filter:
+        """The filter that these arguments of a search mean together, removed vectors always excluded."""
         mask, labels, windows = _NO_MASK, _NO_LABELS, _NO_WINDOWS
-        if allow is not None:
-            mask = self._allowed(allow)
+        if where is not None:
+            mask = self._passing(where)
         elif self._dead:
             mask = self.live
-        counts = np.full(queries, int(mask.sum()) if len(mask) else self.slots, np.int64)
+        if allow is not None:
+            allowed = self._allowed(allow)
+            mask = mask & allowed if len(mask) else allowed
         if window is not None:
             windows = as_windows(window, queries)
             labels = np.full(self.slots, np.nan) if self._labels is None else self._labels.view
-            bounds = self.label_order()[1]
-            inside = np.searchsorted(bounds, windows[:, 1]) - np.searchsorted(bounds, windows[:, 0])
-            counts = np.minimum(counts, inside)
+            counts = self._count_windows(windows, mask, only_live=where is None and allow is None)
+        else:
+            matches = np.count_nonzero(mask.view(np.bool_)) if len(mask) else self.slots
+            counts = np.full(queries, matches, np.int64)
         return Filter(mask, labels, windows, counts, self)
+
+    def _count_windows(
+        self, windows: NDArray[np.float64], mask: NDArray[np.uint8], only_live: bool
+    ) -> NDArray[np.int64]:
+        """(q,) how many slots of the mask are inside each window; `only_live`: the mask forbids removed ones alone."""
+        order, bounds = self.label_order()
+        edges = np.searchsorted(bounds, windows)
+        first, last = edges[:, 0], edges[:, 1]
+        if not len(mask) or not len(windows):
+            return last - first
+        if only_live:
+            if self._live_before is None:
+                self._live_before = _counts_before(mask[order])
+            return self._live_before[last] - self._live_before[first]
+        lowest, highest = int(first.min()), int(last.max())
+        before = _counts_before(mask[order[lowest:highest]])
+        return before[last - lowest] - before[first - lowest]
+
+    def _passing(self, where: Predicate) -> NDArray[np.uint8]:
+        """(n,) 1 for live slots that pass a predicate; kept for the next search, which often has the same one."""
+        steps, operands = self.program(where)
+        last = self._last_where
+        if last is None or last[0] != where:
+            mask = np.empty(self.slots, np.uint8)
+            evaluate_mask(steps, operands, self.columns, self.live if self._dead else _NO_MASK, mask)
+            last = self._last_where = (where, mask)
+        return last[1]
 
     def _allowed(self, allow: ArrayLike) -> NDArray[np.uint8]:
         array = np.asarray(allow)
@@ -238,6 +339,8 @@ class Points:
         tensors: dict[str, NDArray[Any]] = {"ids": self.ids, "live": self.live}
         if self._labels is not None:
             tensors["labels"] = self._labels.view
+        if self._columns is not None:
+            tensors.update(self._columns.tensors())
         return tensors
 
     @classmethod
@@ -258,6 +361,7 @@ class Points:
         points._ids, points._live = Growable(ids), Growable(live)
         if "labels" in tensors:
             points._labels = Growable(take_tensor(tensors, "labels", np.float64, (slots,)))
+        points._columns = Columns.from_tensors(tensors, slots)
         points._next_id = next_id
         points._dead = int(slots - live.sum(dtype=np.int64))
         points._consecutive = bool((ids == np.arange(slots)).all())
@@ -266,3 +370,10 @@ class Points:
     @property
     def next_id(self) -> int:
         return self._next_id
+
+
+def _counts_before(flags: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """(n + 1,) how many flags are set before each position."""
+    before = np.zeros(len(flags) + 1, np.int64)
+    np.cumsum(flags, out=before[1:])
+    return before

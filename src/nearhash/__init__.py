@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nearhash import where
     from nearhash.index.flat import FlatIndex
     from nearhash.index.graph import GraphIndex
     from nearhash.index.hits import Hits, RangeHits
@@ -23,16 +24,18 @@ _HOME = {
     "RangeHits": "nearhash.index.hits",
     "errors": "nearhash.errors",
     "load": "nearhash.index.load",
+    "where": "nearhash.where",
 }
+_MODULES = ("errors", "where")
 
-__all__ = ["Client", "FlatIndex", "GraphIndex", "Hits", "RangeHits", "__version__", "errors", "load"]
+__all__ = ["Client", "FlatIndex", "GraphIndex", "Hits", "RangeHits", "__version__", "errors", "load", "where"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'nearhash' has no attribute {name!r}")
     module = import_module(_HOME[name])
-    value = module if name == "errors" else getattr(module, name)
+    value = module if name in _MODULES else getattr(module, name)
     globals()[name] = value
     return value
 

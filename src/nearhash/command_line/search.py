@@ -70,7 +70,7 @@ def search(
     import nearhash as nh
 
     loaded = nh.load(index)
-    effort = {} if beam is None else {"beam": beam}
+    effort: dict[str, Any] = {} if beam is None else {"beam": beam}
     kind = loaded.info()["kind"]
     if effort and kind != "graph":
         raise typer.BadParameter(f"for a graph index only, this one is {kind}", param_hint="--beam")

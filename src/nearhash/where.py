@@ -1,0 +1,58 @@
+"""Predicates over attributes: which vectors a search may answer with.
+
+A predicate is made of tests of single attributes, combined by ``&`` (and), ``|`` (or) and ``~`` (not)::
+
+    from nearhash import where
+
+    index.add(vectors, attributes={"color": colors, "price": prices, "flags": flags})
+    index.search(queries, k=10, where=where.eq("color", 3) & ~where.range("price", None, 100))
+
+Predicates are immutable and hashable, print as the code that makes them, and travel as JSON (`Predicate.to_json`,
+`from_json`). Python's own ``and``, ``or`` and ``not`` cannot be used on them and raise TypeError. A predicate holds at
+most 1,024 tests, nested at most 16 deep.
+"""
+
+from numpy.typing import ArrayLike
+
+from nearhash.index import predicates
+from nearhash.index.predicate_json import parse_predicate
+from nearhash.index.predicates import Predicate
+
+__all__ = ["Predicate", "any_bits", "eq", "from_json", "isin", "range"]
+
+
+def eq(column: str, value: int) -> Predicate:
+    """The attribute `column` is `value`, an integer or bool."""
+    return predicates.Eq(column, value)
+
+
+def isin(column: str, values: ArrayLike) -> Predicate:
+    """The attribute `column` is one of `values`, (m,) integers, at most 2**20; of none if there are none."""
+    return predicates.isin(column, values)
+
+
+def range(column: str, lo: int | None, hi: int | None) -> Predicate:
+    """lo <= the attribute `column` < hi, with None for an open end."""
+    return predicates.Range(column, lo, hi)
+
+
+def any_bits(column: str, mask: int) -> Predicate:
+    """The attribute `column`, read as 64 bits, has a bit in common with `mask`.
+
+    All bits of a mask: ``eq`` on a column of its own, or one ``any_bits`` for each bit, combined by ``&``.
+    """
+    return predicates.AnyBits(column, mask)
+
+
+def from_json(text: str | bytes) -> Predicate:
+    """The predicate that its `to_json` wrote.
+
+    ``{"eq": ["color", 3]}``, ``{"in": ["color", [1, 2]]}``, ``{"range": ["price", 100, null]}``,
+    ``{"any_bits": ["flags", 5]}``, ``{"and": [...]}``, ``{"or": [...]}``, ``{"not": ...}``; at most 2**20 characters.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the text is anything else.
+    """
+    return parse_predicate(text)
