@@ -19,7 +19,8 @@ from benchmarks.truth import Truth
 
 MOST_CORES = 1.3  # processor seconds a second; above it a search used more than its one thread
 LEAST_CPU_SECONDS = 0.1  # of a measurement on which that can be judged
-LANES_KEPT = 2  # of an index with several parameters, for each target
+LATENCY_CALLS = 2000  # in all rounds together, for each target
+LANES_KEPT = 3  # of an index with several parameters, for each target
 
 
 class UnfairError(RuntimeError):
@@ -67,8 +68,8 @@ class Contestant:
         By how much the process grew during the build; None where the system does not tell.
     trials : list of Trial
         The efforts that are timed, chosen by `choose_efforts`.
-    latencies : list of float
-        Seconds of single queries at ``latency_effort``.
+    latency_efforts : dict of float to effort
+        For each target in reach the effort that single queries are timed at.
     """
 
     def __init__(self, peer: Peer, sample: Sample, threads: int) -> None:
@@ -81,8 +82,8 @@ class Contestant:
         after = resident_bytes()
         self.resident_bytes = None if before is None or after is None else after - before
         self.trials: list[Trial] = []
-        self.latencies: list[float] = []
-        self.latency_effort: Effort | None = None
+        self.latency_efforts: dict[float, Effort] = {}
+        self._latencies: dict[tuple[tuple[str, int], ...], list[float]] = {}
         self._queries = peer.convert(sample.dataset.queries)
         self._recalls: dict[tuple[tuple[str, int], ...], float] = {}
 
@@ -160,39 +161,47 @@ class Contestant:
             raise UnfairError(f"{self.peer.name}: a search on one thread kept {cores:.1f} cores busy")
         return done / seconds
 
-    def time_single_queries(self, target: float, count: int) -> None:
-        """One round: `count` queries, one call each, at the fastest effort that reaches `target` (or the best)."""
-        reaching = [trial for trial in self.trials if trial.recall >= target]
-        if self.latency_effort is None:
-            best = max(reaching, key=lambda trial: trial.point.qps) if reaching else self.trials[-1]
-            self.latency_effort = best.effort
-        effort, k, queries = self.latency_effort, self.sample.k, self._queries
+    def time_single_queries(self, targets: Sequence[float], count: int) -> None:
+        """One round: `count` queries, one call each, at the fastest effort that reaches each target."""
+        if not self._latencies:  # the efforts of the first round stay
+            for target in targets:
+                reaching = [trial for trial in self.trials if trial.recall >= target]
+                if reaching:
+                    self.latency_efforts[target] = max(reaching, key=lambda trial: trial.point.qps).effort
+        k, queries = self.sample.k, self._queries
         rows = np.linspace(0, len(queries) - 1, count).astype(int)
         with thread_limit(1):
-            self.peer.search(queries[:256], k, effort)
-            for row in rows:
-                query: NDArray[Any] = queries[row : row + 1]
-                started = time.perf_counter()
-                self.peer.search(query, k, effort)
-                self.latencies.append(time.perf_counter() - started)
+            for key, effort in {_key(effort): effort for effort in self.latency_efforts.values()}.items():
+                self.peer.search(queries[:256], k, effort)
+                seconds = self._latencies.setdefault(key, [])
+                for row in rows:
+                    query: NDArray[Any] = queries[row : row + 1]
+                    started = time.perf_counter()
+                    self.peer.search(query, k, effort)
+                    seconds.append(time.perf_counter() - started)
+
+    def latencies(self, target: float) -> list[float]:
+        """Seconds of single queries at the effort for a target; empty where that is out of reach."""
+        effort = self.latency_efforts.get(target)
+        return [] if effort is None else self._latencies[_key(effort)]
 
 
 def _key(effort: Effort) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(effort.items()))
 
 
-def run_rounds(contestants: Sequence[Contestant], rounds: int, least_seconds: float, target: float) -> None:
+def run_rounds(contestants: Sequence[Contestant], rounds: int, least_seconds: float, targets: Sequence[float]) -> None:
     """Measure all in turn, again and again, each time beginning with another one.
 
     What slows the machine for a while so slows all of them, and nobody always follows the same predecessor.
     """
-    calls = max(1, 1000 // rounds)
+    calls = max(1, LATENCY_CALLS // rounds)
     for number in range(rounds):
         shift = number % len(contestants)
         for contestant in [*contestants[shift:], *contestants[:shift]]:
             started = time.perf_counter()
             contestant.time_trials(least_seconds)
-            contestant.time_single_queries(target, calls)
+            contestant.time_single_queries(targets, calls)
             say(f"round {number + 1} of {rounds}: {contestant.peer.name} {time.perf_counter() - started:.1f} s")
 
 

@@ -3,15 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks.families import families
 from benchmarks.frontier import Point, frontier
 
 LEAST_RECALL = 0.7  # what lies below is of no use to anybody and would squeeze the rest
-COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
-MARKERS = "osD^vP*X<>"
+COLOURS = (
+    "#d62728",
+    "#1f77b4",
+    "#2ca02c",
+    "#9467bd",
+    "#ff7f0e",
+    "#17becf",
+    "#8c564b",
+    "#e377c2",
+    "#7f7f7f",
+    "#bcbd22",
+    "#000000",
+)
+MARKERS = "osD^vP*X<>p"
 
 
 def plot(document: dict[str, Any], path: Path) -> None:
-    """Draw the frontier of each index, the subject's thick, into a PNG file."""
+    """Draw the frontier of each family of indexes, the subject's thick, into a PNG file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -19,14 +32,14 @@ def plot(document: dict[str, Any], path: Path) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, axes = pyplot.subplots(figsize=(8.5, 5.5), dpi=110)
-    for number, index in enumerate(document["indexes"]):
-        points = [Point(p["recall"], p["qps"]) for p in index["points"] if p["recall"] >= LEAST_RECALL]
-        line = frontier(points)
-        is_subject = index["name"] == document["subject"]
+    for number, (family, indexes) in enumerate(families(document).items()):
+        measured = [point for index in indexes for point in index["points"]]
+        line = frontier(Point(p["recall"], p["qps"]) for p in measured if p["recall"] >= LEAST_RECALL)
+        is_subject = any(index["name"] == document["subject"] for index in indexes)
         axes.plot(
             [point.recall for point in line],
             [point.qps for point in line],
-            label=index["name"],
+            label=family,
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
             markersize=5,

@@ -20,9 +20,9 @@ Document = dict[str, Any]
 def index_record(contestant: Contestant, subject: Contestant, targets: Sequence[float]) -> Document:
     """All that was measured of one index, and the subject's advantage over it at each target."""
     peer = contestant.peer
-    microseconds = np.array(contestant.latencies) * 1e6
     return {
         "name": peer.name,
+        "family": peer.family or peer.name,
         "version": peer.version(),
         "parameters": peer.parameters,
         "reference": peer.reference,
@@ -33,14 +33,20 @@ def index_record(contestant: Contestant, subject: Contestant, targets: Sequence[
             {"effort": trial.effort, "recall": trial.recall, "qps": trial.point.qps, "rounds": trial.qps}
             for trial in contestant.trials
         ],
-        "latency": {
-            "effort": contestant.latency_effort,
-            "calls": len(microseconds),
-            "p50_us": float(np.percentile(microseconds, 50)),
-            "p99_us": float(np.percentile(microseconds, 99)),
-        },
-        "targets": [compare(contestant.trials, subject.trials, target) for target in targets],
+        "targets": [
+            {**compare(contestant.trials, subject.trials, target), "latency": _latency(contestant, target)}
+            for target in targets
+        ],
     }
+
+
+def _latency(contestant: Contestant, target: float) -> Document | None:
+    seconds = contestant.latencies(target)
+    if not seconds:
+        return None
+    p50, p99 = np.percentile(seconds, [50, 99]) * 1e6
+    effort = contestant.latency_efforts[target]
+    return {"effort": effort, "calls": len(seconds), "p50_us": float(p50), "p99_us": float(p99)}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.families import families, fastest
 from benchmarks.record import RESULTS, read_document, write_text
 from benchmarks.tables import (
     MISSING,
     configuration_table,
     cost_table,
     effort_table,
+    family_table,
     figure,
+    latency_table,
     speed_table,
     table,
 )
@@ -27,6 +30,7 @@ README = ROOT / "README.md"
 BEGIN, END = "<!-- comparison: written by python -m benchmarks.report -->", "<!-- end of comparison -->"
 SUMMARY_SETS = ("glove-100", "mnist-784")
 SUMMARY_TARGETS = (0.9, 0.95, 0.99)
+BUILD_TARGET = 0.95  # of several indexes of a family, whose seconds to build are named
 
 # The only hand-written part of the page.
 INTRODUCTION = """\
@@ -62,9 +66,11 @@ python -m benchmarks.report                 # this page
   speed of that one. Indexes with two parameters are searched along several combinations, and the best is taken.
 - Each library is configured as its own documentation advises; the page is named below. Libraries without cosine get
   normalised vectors and queries, and the normalisation of queries is not held against them.
-- Latency is that of one call per query from Python, at the fastest effort with recall .95.
-- "Index" is the size by the index's own account, vectors included; "RSS growth" what the process grew by during the
-  build.
+- Where the documentation leaves a choice, such as the number of lists, each choice is an index of its own, and the
+  plot shows the best of them together.
+- Latency is that of one call per query from Python, at the effort that is fastest for batches at that recall.
+- "Index" is the size by the index's own account, vectors included (of ScaNN: its files); "RSS growth" what the
+  process grew by during the build.
 """
 
 
@@ -95,9 +101,12 @@ def dataset_part(document: Document, image_folder: str) -> str:
 Queries per second at a recall, in brackets how many times as fast {document["subject"]} is:
 
 {speed_table(document)}
-The cheapest effort measured that reaches the recall:
+{_families_part(document)}The cheapest effort measured that reaches the recall:
 
 {effort_table(document)}
+One query a call:
+
+{latency_table(document)}
 What it costs:
 
 {cost_table(document)}
@@ -106,8 +115,13 @@ How each was built:
 {configuration_table(document)}{skipped}"""
 
 
+def _families_part(document: Document) -> str:
+    text = family_table(document)
+    return text and f"Where the documentation of a library leaves a choice, the fastest at each recall:\n\n{text}\n"
+
+
 def summary(documents: Sequence[Document]) -> str:
-    """The table of the README: every index on the whole data sets, QPS at three recalls and seconds to build."""
+    """The table of the README: every family on the whole data sets, QPS at three recalls and seconds to build."""
     sets = {document["dataset"]["name"]: document for document in documents if document["kind"] == "dataset"}
     chosen = [sets[name] for name in SUMMARY_SETS if name in sets]
     if not chosen:
@@ -116,19 +130,20 @@ def summary(documents: Sequence[Document]) -> str:
     for document in chosen:
         name = document["dataset"]["name"]
         header += [*(f"{name} QPS at {target:g}" for target in SUMMARY_TARGETS), f"{name} build, s"]
-    names = list(dict.fromkeys(index["name"] for document in chosen for index in document["indexes"]))
+    names = list(dict.fromkeys(family for document in chosen for family in families(document)))
     rows = [[f"**{name}**" if name == chosen[0]["subject"] else name] for name in names]
     for row, name in zip(rows, names, strict=True):
         for document in chosen:
-            index = next((index for index in document["indexes"] if index["name"] == name), None)
-            speeds = {} if index is None else {e["recall"]: e["interpolated_qps"] for e in index["targets"]}
-            row += [figure(speeds.get(target)) for target in SUMMARY_TARGETS]
-            row.append(figure(None if index is None else index["build_seconds"]))
+            best = [fastest(families(document).get(name, []), target) for target in SUMMARY_TARGETS]
+            row += [figure(None if found is None else found[1]["interpolated_qps"]) for found in best]
+            built = best[SUMMARY_TARGETS.index(BUILD_TARGET)] or next((found for found in best if found), None)
+            row.append(figure(None if built is None else built[0]["build_seconds"]))
     threads = chosen[0]["settings"]["build_threads"]
     return f"""\
 Queries per second at a recall@10 against exact search. All indexes of a data set in one run; one search thread,
-queries in one batch; builds with {threads} threads; every library configured as its own documentation advises.
-Absolute figures belong to one machine; the ratios carry over better.
+queries in one batch; builds with {threads} threads; every library configured as its own documentation advises, where
+that leaves a choice the fastest at each recall (and the build of the fastest at {BUILD_TARGET:g}). Absolute figures
+belong to one machine; the ratios carry over better.
 
 {table(header, rows)}
 [All figures, plots, and how they were measured](docs/benchmarks.md)."""

@@ -14,13 +14,12 @@ from benchmarks.machine import machine_facts
 from benchmarks.peers import PEERS, NotInstalledError, UnsuitableError
 from benchmarks.plot import plot
 from benchmarks.record import RESULTS, index_record, write_document, write_text
-from benchmarks.tables import cost_table, effort_table, speed_table
+from benchmarks.tables import cost_table, effort_table, family_table, latency_table, speed_table
 from benchmarks.truth import ground_truth
 
 APPROXIMATE = tuple(name for name in PEERS if not name.endswith("-flat"))
 DEFAULT_DATASET = "glove-20k"
 TARGETS = (0.9, 0.95, 0.97, 0.99)
-LATENCY_TARGET = 0.95
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,7 +99,7 @@ def run_dataset(name: str, options: argparse.Namespace) -> dict[str, Any]:
                 raise
             say(f"{peer}: left out, {error}")
             skipped[peer] = str(error)
-    run_rounds(contestants, options.rounds, options.least_seconds, LATENCY_TARGET)
+    run_rounds(contestants, options.rounds, options.least_seconds, options.targets)
     say(f"{data.name}: done in {(time.perf_counter() - started) / 60:.1f} minutes")
     return {
         "kind": "dataset",
@@ -119,7 +118,6 @@ def run_dataset(name: str, options: argparse.Namespace) -> dict[str, Any]:
             "build_threads": options.build_threads,
             "search_threads": 1,
             "least_seconds": options.least_seconds,
-            "latency_target": LATENCY_TARGET,
         },
         "subject": options.subject,
         "indexes": [index_record(one, contestants[0], options.targets) for one in contestants],
@@ -148,7 +146,8 @@ def write_results(document: dict[str, Any], folder: Path) -> None:
     """Write JSON, table and plot of one data set."""
     name = document["dataset"]["name"]
     write_document(folder / f"{name}.json", document)
-    text = f"# {name}\n\n{speed_table(document)}\n{effort_table(document)}\n{cost_table(document)}"
+    tables = (speed_table, family_table, effort_table, latency_table, cost_table)
+    text = "\n".join([f"# {name}\n", *(text for make in tables if (text := make(document)))])
     write_text(folder / f"{name}.md", text)
     plot(document, folder / f"{name}.png")
     print(text)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.families import families, fastest
+
 Document = dict[str, Any]
 MISSING = "–"
 
@@ -50,6 +52,22 @@ def _speed(entry: Document, index: Document, document: Document) -> str:
     return f"{figure(speed)} ({entry['ratio']:.2f}x, {least:.2f}–{greatest:.2f})"
 
 
+def family_table(document: Document) -> str:
+    """Queries per second of the fastest of each family at each target, and which that is."""
+    targets = document["settings"]["targets"]
+    header = ["family", *(f"fastest at {target:g}" for target in targets)]
+    rows = [
+        [family, *(_fastest(fastest(indexes, target), document) for target in targets)]
+        for family, indexes in families(document).items()
+        if len(indexes) > 1
+    ]
+    return table(header, rows) if rows else ""
+
+
+def _fastest(found: tuple[Document, Document] | None, document: Document) -> str:
+    return MISSING if found is None else f"{found[0]['name']}, {_speed(found[1], found[0], document)}"
+
+
 def effort_table(document: Document) -> str:
     """The cheapest effort measured that reaches each target: its parameters, recall and QPS."""
     header = ["index", *(f">= {target:g}" for target in document["settings"]["targets"])]
@@ -66,23 +84,32 @@ def _reached(entry: Document | None) -> str:
     return f"{figure(entry['qps'])} at {entry['recall']:.4f} ({effort})"
 
 
+def latency_table(document: Document) -> str:
+    """Microseconds of a call with one query, median and 99th percentile, at the fastest effort for each target."""
+    header = ["index", *(f"us at {target:g}: p50, p99" for target in document["settings"]["targets"])]
+    rows = [[_name(index, document), *map(_latency, index["targets"])] for index in document["indexes"]]
+    return table(header, rows)
+
+
+def _latency(entry: Document) -> str:
+    latency = entry["latency"]
+    return MISSING if latency is None else f"{figure(latency['p50_us'])}, {figure(latency['p99_us'])}"
+
+
 def cost_table(document: Document) -> str:
-    """Build time, memory, and the latency of single queries."""
-    header = ["index", "version", "build s", "index MiB", "RSS growth MiB", "p50 us", "p99 us", "at effort"]
+    """Build time and memory."""
+    header = ["index", "version", "build s", "index MiB", "bytes per vector", "RSS growth MiB"]
     rows = []
     for index in document["indexes"]:
-        latency = index["latency"]
-        effort = ", ".join(f"{name} {value}" for name, value in latency["effort"].items()) or "exact"
+        size = index["index_bytes"]
         rows.append(
             [
                 _name(index, document),
                 index["version"],
                 figure(index["build_seconds"]),
-                mebibytes(index["index_bytes"]),
+                mebibytes(size),
+                figure(None if size is None else size / document["dataset"]["base"][0]),
                 mebibytes(index["resident_bytes"]),
-                figure(latency["p50_us"]),
-                figure(latency["p99_us"]),
-                effort,
             ]
         )
     return table(header, rows)

@@ -13,6 +13,8 @@ from threadpoolctl import threadpool_limits
 
 Effort = dict[str, int]
 
+RERANK_FACTORS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
 
 class NotInstalledError(RuntimeError):
     """The library of a peer is not installed; the message says which."""
@@ -39,11 +41,14 @@ class Peer(ABC):
     """One index of one library, configured as that library's documentation advises.
 
     ``package`` is the distribution that must be installed, ``reference`` the page that advises the configuration.
+    Where the page leaves a choice, such as the number of lists, each choice is a peer of its own, and ``family`` is the
+    name under which the best of them stand together; empty for a peer that stands alone.
     """
 
     name: ClassVar[str]
     package: ClassVar[str]
     reference: ClassVar[str]
+    family: ClassVar[str] = ""
 
     def __init__(self) -> None:
         self.parameters: dict[str, Any] = {}  # of the build; known once built
@@ -84,6 +89,15 @@ class Peer(ABC):
     def nbytes(self) -> int | None:
         """Bytes that the index holds by its own account, vectors included; None if it cannot tell."""
         return None
+
+
+def rerank_lanes(lists: str, most: int, rerank: str, unit: int) -> list[Lane]:
+    """Lanes of an index that scans lists of codes and measures the best exactly: lists searched, one lane a rerank.
+
+    `rerank` counts in steps of `unit`: k, or 1 where the library multiplies by k itself. The steps are fine, because
+    the best effort lies along another lane at every recall.
+    """
+    return [Lane(lists, 1, most, {rerank: factor * unit}) for factor in RERANK_FACTORS]
 
 
 @contextlib.contextmanager

@@ -1,14 +1,14 @@
-"""faiss: exact, HNSW, and inverted lists with 4-bit product quantisation and exact refinement."""
+"""faiss: exact, HNSW, and inverted lists of 4-bit product codes or 1-bit RaBitQ codes with exact refinement."""
 
 import math
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.distances import normalised
-from benchmarks.peers.base import Effort, Lane, Peer, UnsuitableError
+from benchmarks.peers.base import Effort, Lane, Peer, UnsuitableError, rerank_lanes
 
 # faiss compares queries with all of a matrix (exact search, choice of inverted lists) one after another or by a matrix
 # product. Since 1.15 it multiplies only from 128,000 values in the queries on, which on one thread is far too late
@@ -18,6 +18,7 @@ BLAS_FROM_QUERIES = 20
 ALWAYS, NEVER = 1, 1 << 30
 
 GUIDE = "https://github.com/facebookresearch/faiss/wiki/Guidelines-to-choose-an-index"
+FACTORY = "https://github.com/facebookresearch/faiss/wiki/The-index-factory"
 
 
 class Faiss(Peer):
@@ -101,33 +102,76 @@ class FaissHnsw(Faiss):
         self.index.hnsw.efSearch = effort["efSearch"]
 
 
-class FaissIvfPq(Faiss):
-    """Fast scan over 4-bit codes of two dimensions each, then exact distances of the k * k_factor best.
+class FaissIvf(Faiss):
+    """Inverted lists of codes for fast scan, then exact distances of the k * k_factor best."""
 
-    The guide, for when memory is no concern: "HNSW or IVF1024,PQNx4fs,RFlat" with N half the dimension, and for the
-    number of lists "between 4 sqrt(n) and 16 sqrt(n)". Four: the cheapest to train.
-    """
-
-    name = "faiss-ivfpq"
     reference = GUIDE
+    lists_factor: ClassVar[float] = 4.0
+    """The guide: "between 4 sqrt(n) and 16 sqrt(n)" lists. Four is the cheapest to train; two is faster here."""
+
+    @abstractmethod
+    def factory(self, dim: int, lists: int) -> str:
+        """The index for ``faiss.index_factory``."""
 
     def make(self, base: NDArray[Any], measure: int) -> Any:
         import faiss
 
         n, dim = base.shape
-        if dim % 2:
-            raise UnsuitableError(f"PQ of two dimensions a code needs an even dimension, got {dim}")
-        self.lists = max(1, round(4 * math.sqrt(n)))
-        factory = f"IVF{self.lists},PQ{dim // 2}x4fs,RFlat"
+        self.lists = max(1, round(self.lists_factor * math.sqrt(n)))
+        factory = self.factory(dim, self.lists)
         self.parameters = {"factory": factory}
         return faiss.index_factory(dim, factory, measure)
 
     def lanes(self, k: int) -> list[Lane]:
-        return [Lane("nprobe", 1, self.lists, {"k_factor": factor}) for factor in (1, 2, 4, 8, 16, 32, 64)]
+        return rerank_lanes("nprobe", self.lists, "k_factor", 1)
 
     def apply(self, effort: Effort) -> None:
         import faiss
 
-        lists: Any = faiss.downcast_index(self.index.base_index)
+        lists: Any = faiss.extract_index_ivf(self.index)
         lists.nprobe = effort["nprobe"]
         self.index.k_factor = effort["k_factor"]
+
+
+class FaissIvfPq(FaissIvf):
+    """4-bit codes of two dimensions each.
+
+    The guide, for when memory is no concern: "HNSW or IVF1024,PQNx4fs,RFlat" with N half the dimension.
+    """
+
+    name = "faiss-ivfpq"
+    family = "faiss-ivfpq"
+    codes = "x4fs"
+
+    def factory(self, dim: int, lists: int) -> str:
+        if dim % 2:
+            raise UnsuitableError(f"PQ of two dimensions a code needs an even dimension, got {dim}")
+        return f"IVF{lists},PQ{dim // 2}{self.codes},RFlat"
+
+
+class FaissIvfPqHalf(FaissIvfPq):
+    name = "faiss-ivfpq-2"
+    lists_factor = 2.0
+
+
+class FaissIvfPqResidual(FaissIvfPq):
+    """Codes of what a vector differs by from its list's centroid, "slower, more accurate" (FACTORY)."""
+
+    name = "faiss-ivfpqr"
+    reference = FACTORY
+    codes = "x4fsr"
+
+
+class FaissIvfPqResidualHalf(FaissIvfPqResidual):
+    name = "faiss-ivfpqr-2"
+    lists_factor = 2.0
+
+
+class FaissIvfRabitq(FaissIvf):
+    """One bit a dimension; "requires random rotation preprocessing" (FACTORY), here by Hadamard transforms."""
+
+    name = "faiss-ivfrabitq"
+    reference = FACTORY
+
+    def factory(self, dim: int, lists: int) -> str:
+        return f"HR,IVF{lists},RaBitQfs,RFlat"

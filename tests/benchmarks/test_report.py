@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.families import families, fastest
 from benchmarks.record import read_document, rounded, write_document
-from benchmarks.report import main, report
+from benchmarks.report import main, report, summary
 from benchmarks.run import parse, write_results
-from benchmarks.tables import figure, speed_table
+from benchmarks.tables import family_table, figure, speed_table
 
 MACHINE = {
     "cpu": "Some Processor",
@@ -25,17 +26,26 @@ MACHINE = {
 }
 
 
-def index(name: str, qps: float, ratio: float | None) -> dict[str, Any]:
+def index(name: str, qps: float, ratio: float | None, family: str = "") -> dict[str, Any]:
     entry = {
         "recall": 0.9,
         "reached": {"effort": {"beam": 20}, "recall": 0.91, "qps": qps},
         "interpolated_qps": qps * 1.01,
         "ratio": ratio,
         "ratio_range": None if ratio is None else [ratio * 0.9, ratio * 1.1],
+        "latency": {"effort": {"beam": 20}, "calls": 1000, "p50_us": 50.0, "p99_us": 200.0},
     }
-    missed = {"recall": 0.99, "reached": None, "interpolated_qps": None, "ratio": None, "ratio_range": None}
+    missed = {
+        "recall": 0.99,
+        "reached": None,
+        "interpolated_qps": None,
+        "ratio": None,
+        "ratio_range": None,
+        "latency": None,
+    }
     return {
         "name": name,
+        "family": family or name,
         "version": "1.0",
         "parameters": {"M": 16},
         "reference": "https://example.org/guide",
@@ -46,7 +56,6 @@ def index(name: str, qps: float, ratio: float | None) -> dict[str, Any]:
             {"effort": {"beam": 10}, "recall": 0.85, "qps": 2 * qps, "rounds": [2 * qps]},
             {"effort": {"beam": 20}, "recall": 0.91, "qps": qps, "rounds": [qps]},
         ],
-        "latency": {"effort": {"beam": 20}, "calls": 1000, "p50_us": 50.0, "p99_us": 200.0},
         "targets": [entry, missed],
     }
 
@@ -108,7 +117,8 @@ def test_the_page_quotes_the_documents() -> None:
         "| **ours** | 12,500 | – |",
         "| theirs | 6,060 (2.06x, 1.85–2.27) | – |",
         "| ours | 12,300 at 0.9100 (beam 20) | – |",
-        "| theirs | 1.0 | 12.3 | 1 | – | 50 | 200 | beam 20 |",
+        "| theirs | 50, 200 | – |",
+        "| theirs | 1.0 | 12.3 | 1 | 1,050 | – |",
         "| theirs | M 16 | <https://example.org/guide> |",
         "![recall against queries per second](../benchmarks/results/tiny.png)",
         "- absent was left out: absent is not installed.",
@@ -119,6 +129,19 @@ def test_the_page_quotes_the_documents() -> None:
     ):
         assert text in page
     assert page.index("## tiny") < page.index("## Exact search") < page.index("## Start of a process")
+
+
+def test_the_fastest_of_a_family_stands_for_it() -> None:
+    document = dataset_document()
+    assert family_table(document) == ""
+    document["indexes"] += [index("theirs-2", 8000.0, 1.54, family="theirs")]
+    assert "| theirs | theirs-2, 8,080 (1.54x, 1.39–1.69) | – |" in family_table(document)
+    assert list(families(document)) == ["ours", "theirs"]
+    assert fastest(families(document)["theirs"], 0.99) is None
+    document["dataset"]["name"] = "glove-100"
+    document["indexes"][-1]["build_seconds"] = 45.6
+    document["settings"]["targets"] = [0.9, 0.95, 0.99]
+    assert "| theirs | 8,080 | – | – | 45.6 |" in summary([document])
 
 
 def test_the_subject_has_no_ratio_to_itself() -> None:
