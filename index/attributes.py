@@ -56,11 +56,11 @@ def integers(values: ArrayLike, name: str) -> NDArray[np.int64]:
     if array.dtype.kind in "fO":
         # NumPy makes floats or objects of Python integers that no integer dtype holds together.
         given = np.asarray(values, dtype=object)
-        wrong = next((v for v in given.flat if not isinstance(v, int | np.integer | np.bool_)), None)
-        if wrong is None:
-            raise InvalidArgumentError(f"{name}: expected integers that fit int64, got {max(given.flat, key=abs)}")
-        hint = "; ranges of numbers are labels" if isinstance(wrong, float) else ""
-        raise DtypeError(f"{name}: expected integers or bools, got {wrong!r:.80}{hint}")
+        for value in given.flat:
+            if not isinstance(value, int | np.integer | np.bool_):
+                hint = "; ranges of numbers are labels" if isinstance(value, float) else ""
+                raise DtypeError(f"{name}: expected integers or bools, got {value!r:.80}{hint}")
+        raise InvalidArgumentError(f"{name}: expected integers that fit int64, got {max(given.flat, key=abs)}")
     if array.dtype.kind not in "iub":
         raise DtypeError(f"{name}: expected integers or bools, got dtype {array.dtype}")
     if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nearhash.kernels import predicate
+
 LVQ_LEVELS = np.float32(255.0)
 
 
@@ -100,3 +102,30 @@ def robust_prune(
         ):
             kept.append(candidate)
     return kept
+
+
+def predicate_rows(program: NDArray[np.int64], operands: NDArray[np.int64], columns: NDArray[np.int64]) -> list[bool]:
+    """Which rows of columns (c, n) pass; `kernels.predicate` says what a program is."""
+    results = []
+    for row in columns.T.tolist():
+        stack: list[bool] = []
+        for operation, column, first, size in program.reshape(-1, 4).tolist():
+            own = operands[first : first + size].tolist()
+            value = row[column] if operation < predicate.AND else None
+            if operation == predicate.RANGE:
+                stack.append(own[0] <= value <= own[0] + own[1] % 2**64)
+            elif operation == predicate.BITS:
+                stack.append(value & own[0] != 0)
+            elif operation == predicate.TABLE:
+                place = value - own[0]
+                stack.append(0 <= place < own[1] and bool(own[2 + place // 64] >> place % 64 & 1))
+            elif operation in (predicate.FEW, predicate.SORTED):
+                stack.append(value in own)
+            elif operation == predicate.NOT:
+                stack.append(not stack.pop())
+            else:
+                last, other = stack.pop(), stack.pop()
+                stack.append(last and other if operation == predicate.AND else last or other)
+        (result,) = stack
+        results.append(result)
+    return results

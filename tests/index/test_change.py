@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import nearhash as nh
+from nearhash import where
 from nearhash.errors import (
     DimensionError,
     DtypeError,
@@ -325,6 +326,7 @@ class AgainstDict(RuleBasedStateMachine):
         super().__init__()
         self.index = make(self.kind, dim=3)
         self.model: dict[int, tuple[tuple[float, ...], float]] = {}
+        self.colors: dict[int, int] = {}
 
     @rule(
         points=st.lists(
@@ -334,6 +336,7 @@ class AgainstDict(RuleBasedStateMachine):
     def add(self, points):
         vectors = np.array([[value, id_, 1] for id_, value, _ in points], np.float32).reshape(-1, 3)
         arguments = dict(ids=[id_ for id_, _, _ in points], labels=[label for _, _, label in points])
+        arguments["attributes"] = {"color": [7 * id_ % 3 + value for id_, value, _ in points]}
         if any(id_ in self.model for id_, _, _ in points):
             with pytest.raises(DuplicateIdError):
                 self.index.add(vectors, **arguments)
@@ -341,6 +344,7 @@ class AgainstDict(RuleBasedStateMachine):
         self.index.add(vectors, **arguments)
         for (id_, _, label), vector in zip(points, vectors, strict=True):
             self.model[id_] = tuple(vector.tolist()), label
+        self.colors.update(zip(arguments["ids"], arguments["attributes"]["color"], strict=True))
 
     @rule(ids=st.lists(st.integers(0, 30), max_size=5, unique=True))
     def remove(self, ids):
@@ -350,7 +354,7 @@ class AgainstDict(RuleBasedStateMachine):
             return
         self.index.remove(ids)
         for id_ in ids:
-            del self.model[id_]
+            del self.model[id_], self.colors[id_]
 
     @rule()
     def compact(self):
@@ -364,11 +368,23 @@ class AgainstDict(RuleBasedStateMachine):
         assert (found >= 0).sum() == min(k, len(inside))
         assert set(found[found >= 0].tolist()) <= inside
 
+    @rule(color=st.integers(-4, 6), low=st.integers(-1, 4), k=st.integers(1, 40))
+    def search_by_color(self, color, low, k):
+        for predicate, window in ((where.eq("color", color), None), (~where.range("color", None, color), (low, 4))):
+            found = self.index.search([0, 0, 0], k=k, where=predicate, window=window).ids[0]
+            matches = {id_ for id_, has in self.colors.items() if (has == color if window is None else has >= color)}
+            if window:
+                matches &= {id_ for id_, (_, label) in self.model.items() if low <= label < 4}
+            assert (found >= 0).sum() == min(k, len(matches))
+            assert set(found[found >= 0].tolist()) <= matches
+
     @invariant()
     def holds_what_the_model_holds(self):
         ids = self.index.ids.tolist()
         assert sorted(ids) == sorted(self.model)
         assert len(self.index) == len(self.model)
+        colors = self.index.attributes(ids)
+        assert not ids or colors["color"].tolist() == [self.colors[id_] for id_ in ids]
         assert [tuple(v) for v in self.index.vectors(ids).tolist()] == [self.model[id_][0] for id_ in ids]
 
 

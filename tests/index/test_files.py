@@ -6,6 +6,7 @@ from conftest import DIM, METRICS, clustered, make
 from hostile import damaged, extreme, inconsistent
 
 import nearhash as nh
+from nearhash import where
 from nearhash.errors import CorruptIndexError
 from nearhash.index.storage import read_file, write_file
 
@@ -61,10 +62,10 @@ def test_an_empty_index_can_be_saved(tmp_path, kind):
 
 @pytest.fixture(scope="module", params=ALL)
 def small_file(request, tmp_path_factory):
-    """A file of an index with labels and a removed vector."""
+    """A file of an index with labels, attributes and a removed vector."""
     path = tmp_path_factory.mktemp("files") / "small"
     index = make(request.param, "cosine", dim=6)
-    index.add(clustered(40, 0, dim=6), labels=np.arange(40))
+    index.add(clustered(40, 0, dim=6), labels=np.arange(40), attributes={"color": np.arange(40) % 4})
     index.remove([11])
     index.save(path)
     return path
@@ -87,7 +88,7 @@ def test_damaged_files(small_file, tmp_path):
 
 def test_files_that_no_index_has_written(small_file, tmp_path):
     header, tensors = read_file(small_file, mmap=False)
-    optional = {"tensor 'labels' missing"}
+    optional = {"tensor 'labels' missing", "tensor 'attribute.color' missing"}
     for description, other_header, other_tensors in inconsistent(header, tensors):
         # A number of the right kind is another index, if not this one: `extreme` looks at those.
         if description in optional or description.startswith(("header 'seed' =", "header 'build_beam' =")):
@@ -114,7 +115,12 @@ def test_extreme_contents_are_refused_or_harmless(small_file, tmp_path):
             for arguments in ({}, {"window": (3, 30)}, {"allow": np.arange(20)}):
                 hits = index.search(clustered(5, 1, dim=index.dim), k=50, **arguments)
                 assert np.isin(hits.ids, [*index.ids.tolist(), -1]).all(), description
-            index.add(clustered(3, 2, dim=index.dim), ids=[9001, 9002, 9003])
+            names = index.info()["attributes"]
+            if names:
+                index.search(clustered(5, 1, dim=index.dim), k=50, where=where.range(names[0], 1, 3))
+            index.add(
+                clustered(3, 2, dim=index.dim), ids=[9001, 9002, 9003], attributes={name: [1, 2, 3] for name in names}
+            )
     if header["kind"] == "graph":
         for name in ("neighbours", "parents"):
             limits = np.iinfo(np.int32)
