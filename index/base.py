@@ -12,7 +12,7 @@ from nearhash.index.arguments import as_float32, as_matrix, check_count, check_d
 from nearhash.index.hits import Hits
 from nearhash.index.locks import ReadWriteLock
 from nearhash.index.metrics import normalised
-from nearhash.index.points import Filter, NewPoints, Points
+from nearhash.index.points import NewPoints, Points
 from nearhash.index.predicates import Predicate
 from nearhash.index.storage import write_file
 from nearhash.kernels.threads import resolve_threads
@@ -247,7 +247,7 @@ class VectorIndex(ABC):
 
     def _filter(
         self, queries: int, window: ArrayLike | None, allow: ArrayLike | None, where: Predicate | None
-    ) -> Filter:
+    ) -> Any:
         """What `_nearest` gets as `wanted`; for an index that filters in a way of its own to override."""
         return self._points.filter(queries, window, allow, where)
 
@@ -264,7 +264,7 @@ class VectorIndex(ABC):
 
     @abstractmethod
     def _nearest(
-        self, queries: NDArray[Any], k: int, wanted: Filter, effort: Any, threads: int
+        self, queries: NDArray[Any], k: int, wanted: Any, effort: Any, threads: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Slots (q, k), -1 where fewer than k match, and distances (q, k), ascending, inf there."""
 

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from nearhash.index.base import VectorIndex
 
 # Where the class of each kind of index is, so that a file loads no more code than it needs.
-_HOMES = {"flat": ("nearhash.index.flat", "FlatIndex"), "graph": ("nearhash.index.graph", "GraphIndex")}
+_HOMES = {
+    "flat": ("nearhash.index.flat", "FlatIndex"),
+    "graph": ("nearhash.index.graph", "GraphIndex"),
+    "ivf": ("nearhash.index.ivf", "IVFIndex"),
+}
 
 
 def load(path: str | PathLike[str], mmap: bool = True, verify: bool = True) -> "VectorIndex":

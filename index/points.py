@@ -113,6 +113,11 @@ class Points:
         return self._ids.view
 
     @property
+    def labels(self) -> NDArray[np.float64] | None:
+        """Label of each slot, NaN where there is none; None if no vector has one."""
+        return None if self._labels is None else self._labels.view
+
+    @property
     def live(self) -> NDArray[np.uint8]:
         """1 for live slots, 0 for dead ones."""
         return self._live.view

@@ -462,6 +462,165 @@ def product_tile(typing_context, queries, stride, panel, dim, out, out_stride):
     return signature, codegen
 
 
+LINE_PANELS = 4  # panels at a time for a single query: eight sums hide the latency of a multiply-add
+
+
+def _product_line(panels: int) -> Callable[..., Any]:
+    """Code generator of `product_line` and `product_panel`."""
+
+    def codegen(context, builder, signature, arguments):
+        query, panel, dim, out = arguments
+        vector_type, undefined = _vector(F32, LANES), ir.Constant(_vector(F32, LANES), ir.Undefined)
+        zeros = _splat(_vector(I32, LANES), 0)
+        size = builder.mul(dim, ir.Constant(I64, PRODUCT_ROWS))
+        starts = [builder.gep(panel, [builder.mul(size, ir.Constant(I64, i))]) for i in range(panels)]
+
+        def body(index, sums):
+            value = builder.load(builder.gep(query, [index]))
+            first = builder.insert_element(undefined, value, ir.Constant(I32, 0))
+            spread = builder.shuffle_vector(first, undefined, zeros)
+            row, following = builder.mul(index, ir.Constant(I64, PRODUCT_ROWS)), []
+            for i, total in enumerate(sums):
+                start, lane = starts[i // PRODUCT_GROUPS], LANES * (i % PRODUCT_GROUPS)
+                group = _load(builder, start, builder.add(row, ir.Constant(I64, lane)), vector_type)
+                following.append(_call(builder, f"llvm.fmuladd.v{LANES}f32", vector_type, [spread, group, total]))
+            return following
+
+        nothing = [_splat(vector_type, 0.0)] * (panels * PRODUCT_GROUPS)
+        for i, total in enumerate(_loop(builder, ir.Constant(I64, 0), dim, 1, nothing, body)):
+            target = builder.gep(out, [ir.Constant(I64, LANES * i)])
+            builder.store(total, builder.bitcast(target, vector_type.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    return codegen
+
+
+def _line_signature() -> Any:
+    floats = types.CPointer(types.float32)
+    return types.void(floats, floats, types.int64, floats)
+
+
+@intrinsic
+def product_line(typing_context, query, panel, dim, out):
+    """Inner products of one query and the rows of LINE_PANELS consecutive panels, as `product_tile` would give them."""
+    return _line_signature(), _product_line(LINE_PANELS)
+
+
+@intrinsic
+def product_panel(typing_context, query, panel, dim, out):
+    """As `product_line` for one panel."""
+    return _line_signature(), _product_line(1)
+
+
+# --- counting --------------------------------------------------------------------------------------------------
+
+
+def _counting(lanes: int, unsigned: bool) -> Callable[..., Any]:
+    """Code generator of ``sum over i < size of values[i] <= bound``."""
+
+    def codegen(context, builder, signature, arguments):
+        values, size, bound = arguments
+        element = bound.type
+        compare = builder.icmp_unsigned if unsigned else builder.fcmp_ordered
+        vector_type, sums = _vector(element, lanes), _vector(I64 if unsigned else I32, lanes)
+        first = builder.insert_element(ir.Constant(vector_type, ir.Undefined), bound, ir.Constant(I32, 0))
+        bounds = builder.shuffle_vector(first, first, _splat(_vector(I32, lanes), 0))
+
+        def body(index, totals):
+            following = []
+            for part, total in enumerate(totals):
+                at = builder.add(index, ir.Constant(I64, lanes * part))
+                below = compare("<=", _load(builder, values, at, vector_type), bounds)
+                following.append(builder.sub(total, builder.sext(below, sums)))
+            return following
+
+        def one(index, totals):
+            below = compare("<=", builder.load(builder.gep(values, [index])), bound)
+            return [builder.add(totals[0], builder.zext(below, I64))]
+
+        step = UNROLL * lanes
+        whole = builder.and_(size, ir.Constant(I64, -step))
+        totals = _loop(builder, ir.Constant(I64, 0), whole, step, [_splat(sums, 0)] * UNROLL, body)
+        pair = builder.add(totals[0], totals[1]), builder.add(totals[2], totals[3])
+        total = _sum_lanes(builder, builder.add(*pair))
+        total = total if unsigned else builder.sext(total, I64)
+        return _loop(builder, whole, size, 1, [total], one)[0]
+
+    return codegen
+
+
+@intrinsic
+def count_floats(typing_context, values, size, bound):
+    """How many of `size` float32 are at most `bound`."""
+    return types.int64(types.CPointer(types.float32), types.int64, types.float32), _counting(LANES, False)
+
+
+@intrinsic
+def count_keys(typing_context, values, size, bound):
+    """How many of `size` uint64 are at most `bound`."""
+    return types.int64(types.CPointer(types.uint64), types.int64, types.uint64), _counting(LANES // 2, True)
+
+
+def _extreme(lanes: int, unsigned: bool, relation: str) -> Callable[..., Any]:
+    """Code generator of the least (relation "<") or greatest (">") of at least one value."""
+
+    def codegen(context, builder, signature, arguments):
+        values, size = arguments
+        compare = builder.icmp_unsigned if unsigned else builder.fcmp_ordered
+        vector_type = _vector(context.get_value_type(signature.args[0].dtype), lanes)
+        start = builder.load(values)
+        first = builder.insert_element(ir.Constant(vector_type, ir.Undefined), start, ir.Constant(I32, 0))
+        splat = builder.shuffle_vector(first, first, _splat(_vector(I32, lanes), 0))
+
+        def better(left, right):
+            return builder.select(compare(relation, left, right), left, right)
+
+        def body(index, best):
+            return [better(_load(builder, values, index, vector_type), best[0])]
+
+        whole = builder.and_(size, ir.Constant(I64, -lanes))
+        best = _loop(builder, ir.Constant(I64, 0), whole, lanes, [splat], body)[0]
+        undefined, count = ir.Constant(vector_type, ir.Undefined), lanes
+        while count > 1:
+            count //= 2
+            low, high = (
+                builder.shuffle_vector(best, undefined, ir.Constant(_vector(I32, count), list(part)))
+                for part in (range(count), range(count, 2 * count))
+            )
+            best = better(low, high)
+            undefined = ir.Constant(best.type, ir.Undefined)
+        best = builder.extract_element(best, ir.Constant(I32, 0))
+        return _loop(
+            builder, whole, size, 1, [best], lambda i, b: [better(builder.load(builder.gep(values, [i])), b[0])]
+        )[0]
+
+    return codegen
+
+
+@intrinsic
+def least_float(typing_context, values, size):
+    """The least of `size` > 0 float32."""
+    return types.float32(types.CPointer(types.float32), types.int64), _extreme(LANES, False, "<")
+
+
+@intrinsic
+def greatest_float(typing_context, values, size):
+    """The greatest of `size` > 0 float32."""
+    return types.float32(types.CPointer(types.float32), types.int64), _extreme(LANES, False, ">")
+
+
+@intrinsic
+def least_key(typing_context, values, size):
+    """The least of `size` > 0 uint64."""
+    return types.uint64(types.CPointer(types.uint64), types.int64), _extreme(LANES // 2, True, "<")
+
+
+@intrinsic
+def greatest_key(typing_context, values, size):
+    """The greatest of `size` > 0 uint64."""
+    return types.uint64(types.CPointer(types.uint64), types.int64), _extreme(LANES // 2, True, ">")
+
+
 # --- selection -------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nearhash.index.flat import FlatIndex
     from nearhash.index.graph import GraphIndex
     from nearhash.index.hits import Hits, RangeHits
+    from nearhash.index.ivf import IVFIndex
     from nearhash.index.load import load
     from nearhash.service.client import Client
 
@@ -21,6 +22,7 @@ _HOME = {
     "FlatIndex": "nearhash.index.flat",
     "GraphIndex": "nearhash.index.graph",
     "Hits": "nearhash.index.hits",
+    "IVFIndex": "nearhash.index.ivf",
     "RangeHits": "nearhash.index.hits",
     "errors": "nearhash.errors",
     "load": "nearhash.index.load",
@@ -28,7 +30,18 @@ _HOME = {
 }
 _MODULES = ("errors", "where")
 
-__all__ = ["Client", "FlatIndex", "GraphIndex", "Hits", "RangeHits", "__version__", "errors", "load", "where"]
+__all__ = [
+    "Client",
+    "FlatIndex",
+    "GraphIndex",
+    "Hits",
+    "IVFIndex",
+    "RangeHits",
+    "__version__",
+    "errors",
+    "load",
+    "where",
+]
 
 
 def __getattr__(name: str) -> Any:

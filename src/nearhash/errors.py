@@ -29,6 +29,10 @@ class DuplicateIdError(InvalidArgumentError):
     """An id is given twice or is already in the index."""
 
 
+class NotTrainedError(NearhashError, RuntimeError):
+    """An index or codec has learned nothing yet that the call needs; add vectors, or call ``train``."""
+
+
 class UnknownIdError(NearhashError, KeyError):
     """An id is not in the index."""
 

@@ -1,0 +1,256 @@
+"""Inverted lists: the entries of a partition index in runs of blocks that all share a few arrays."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearhash.errors import CorruptIndexError
+from nearhash.index.arrays import aligned_empty
+from nearhash.index.storage import take_tensor
+from nearhash.kernels.lists import Lists
+from nearhash.kernels.simd_tables import BLOCK, LINE, MANY_BLOCKS, ONE_BLOCKS
+
+# Blocks behind the last list, so that a step over several blocks may reach beyond it; the most of any instruction set,
+# so that files are the same everywhere.
+SLACK = 8
+assert max(MANY_BLOCKS, ONE_BLOCKS) <= SLACK
+ROOM = 1.25  # how much larger a list becomes than it must when it moves
+
+Positions = NDArray[np.int64]
+
+
+class Entries(NamedTuple):
+    """Entries of lists, one a row of each array.
+
+    numbers (n,) int32, list; slots (n,) int32; words (n, words) uint32, see `pack`; factors (f, n) float32: bias, and
+    rescale and error where the codes have them; labels (n,) float64 or (0,); columns (a, n) int64.
+    """
+
+    numbers: NDArray[np.int32]
+    slots: NDArray[np.int32]
+    words: NDArray[np.uint32]
+    factors: NDArray[np.float32]
+    labels: NDArray[np.float64]
+    columns: NDArray[np.int64]
+
+    def take(self, chosen: Positions) -> "Entries":
+        labels = self.labels[chosen] if len(self.labels) else self.labels
+        return Entries(
+            self.numbers[chosen], self.slots[chosen], self.words[chosen], self.factors[:, chosen], labels,
+            self.columns[:, chosen],
+        )  # fmt: skip
+
+    def joined(self, other: "Entries") -> "Entries":
+        return Entries(
+            *(
+                np.concatenate([mine, theirs], axis=axis)
+                for mine, theirs, axis in zip(self, other, (0, 0, 0, 1, 0, 1), strict=True)
+            )
+        )
+
+    def sorted(self) -> "Entries":
+        """By list, label and slot: the order of every list."""
+        keys = (self.slots, self.labels, self.numbers) if len(self.labels) else (self.slots, self.numbers)
+        return self.take(np.lexsort(keys))
+
+
+class InvertedLists:
+    """Lists that grow: each has a run of blocks of its own, and moves behind all others when that is full.
+
+    Parameters
+    ----------
+    lists : int
+        How many.
+    words : int
+        32-bit words of a code.
+    factors : int
+        float32 numbers of an entry: 1 (bias) or 3 (bias, rescale, error).
+    columns : int
+        Attribute columns.
+    labelled : bool
+        Whether entries have labels. Lists are sorted by them.
+    """
+
+    def __init__(self, lists: int, words: int, factors: int, columns: int = 0, labelled: bool = False) -> None:
+        self.words = words
+        self.labelled = labelled
+        self.sizes: NDArray[np.int64] = np.zeros(lists, np.int64)
+        self._starts: NDArray[np.int64] = np.zeros(lists, np.int64)
+        self._room: NDArray[np.int64] = np.zeros(lists, np.int64)  # blocks
+        self._used = 0  # blocks
+        self._codes = aligned_empty((SLACK, words, BLOCK), np.uint32)
+        self._slots: NDArray[np.int32] = np.zeros(SLACK * BLOCK, np.int32)
+        self._factors: NDArray[np.float32] = np.full((factors, SLACK * BLOCK), np.inf, np.float32)
+        self._labels: NDArray[np.float64] = np.zeros(SLACK * BLOCK if labelled else 0)
+        self._columns: NDArray[np.int64] = np.zeros((columns, SLACK * BLOCK), np.int64)
+        self._view: Lists | None = None
+
+    @property
+    def entries(self) -> int:
+        return int(self.sizes.sum())
+
+    @property
+    def columns(self) -> int:
+        """Number of attribute columns."""
+        return len(self._columns)
+
+    @property
+    def nbytes(self) -> int:
+        arrays = (self._codes, self._slots, self._factors, self._labels, self._columns, self.sizes)
+        return int(sum(array.nbytes for array in arrays))
+
+    @property
+    def arrays(self) -> Lists:
+        """The lists as kernels take them; valid until the next change."""
+        if self._view is None:
+            codes = self._codes.view(np.uint8).reshape(len(self._codes), self.words * LINE)
+            rescale, error = (self._factors[1], self._factors[2]) if len(self._factors) > 1 else (None, None)
+            self._view = Lists(
+                self._starts, self.sizes, self._slots, codes, self._factors[0], rescale, error, self._labels,
+                self._columns,
+            )  # fmt: skip
+        return self._view
+
+    # --- change ---
+
+    def add(self, new: Entries) -> None:
+        """Add entries. If it raises, nothing has changed."""
+        if not len(new.slots):
+            return
+        touched = np.unique(new.numbers).astype(np.int64)
+        sizes = self.sizes + np.bincount(new.numbers, minlength=len(self.sizes))
+        if 4 * int(self.sizes[touched].sum()) >= self.entries:
+            self._write_all(self.entries_of(np.arange(len(sizes))).joined(new).sorted(), sizes)
+            return
+        merged = self.entries_of(touched).joined(new).sorted()
+        grown = touched[_blocks(sizes[touched]) > self._room[touched]]
+        room = np.ceil(_blocks(sizes[grown]) * ROOM).astype(np.int64)
+        used = self._used + int(room.sum())
+        if used > 2 * int(_blocks(sizes).sum()):  # too much was left behind by lists that moved
+            rest = np.setdiff1d(np.arange(len(sizes)), touched)
+            self._write_all(self.entries_of(rest).joined(merged).sorted(), sizes)
+            return
+        self._reserve(used)
+        self._starts[grown] = self._used + np.cumsum(room) - room
+        self._room[grown] = room
+        self._used, self.sizes = used, sizes
+        self._write(merged)
+
+    def replace(self, entries: Entries) -> None:
+        """Hold these entries instead of all others."""
+        sizes = np.bincount(entries.numbers, minlength=len(self.sizes))
+        self._write_all(entries.sorted(), sizes)
+
+    def _write_all(self, entries: Entries, sizes: NDArray[np.int64]) -> None:
+        """Write sorted entries to arrays of their own, without a gap between lists."""
+        room = _blocks(sizes)
+        fresh = InvertedLists(len(sizes), self.words, len(self._factors), len(self._columns), self.labelled)
+        fresh._reserve(int(room.sum()))
+        fresh._starts, fresh._room, fresh.sizes = np.cumsum(room) - room, room, sizes.astype(np.int64)
+        fresh._used = int(room.sum())
+        fresh._write(entries)
+        self.__dict__.update(fresh.__dict__)
+
+    def _write(self, entries: Entries) -> None:
+        """Write sorted entries, all of each list, to their lists."""
+        counts = np.bincount(entries.numbers, minlength=len(self.sizes))
+        within = np.arange(len(entries.slots)) - np.repeat(np.cumsum(counts) - counts, counts)
+        at = self._starts[entries.numbers] * BLOCK + within
+        self._codes[at // BLOCK, :, at % BLOCK] = entries.words
+        self._slots[at] = entries.slots
+        self._factors[:, at] = entries.factors
+        if self.labelled:
+            self._labels[at] = entries.labels
+        self._columns[:, at] = entries.columns
+        self._view = None
+
+    def _reserve(self, blocks: int) -> None:
+        """Make room for so many blocks in all."""
+        present = len(self._codes)
+        if blocks + SLACK <= present:
+            return
+        capacity = blocks + SLACK if not self._used else max(blocks + SLACK, present + present // 4)
+        more = (capacity - present) * BLOCK
+        codes = aligned_empty((capacity, self.words, BLOCK), np.uint32)
+        codes[:present], codes[present:] = self._codes, 0
+        slots = np.concatenate([self._slots, np.zeros(more, np.int32)])
+        factors = np.concatenate([self._factors, np.full((len(self._factors), more), np.inf, np.float32)], axis=1)
+        labels = np.concatenate([self._labels, np.zeros(more)]) if self.labelled else self._labels
+        columns = np.concatenate([self._columns, np.zeros((len(self._columns), more), np.int64)], axis=1)
+        self._codes, self._slots, self._factors, self._labels, self._columns = codes, slots, factors, labels, columns
+        self._view = None
+
+    # --- look ---
+
+    def entries_of(self, numbers: Positions) -> Entries:
+        """All entries of some lists, in the order of the lists as they are given."""
+        counts = self.sizes[numbers]
+        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        at = np.repeat(self._starts[numbers] * BLOCK, counts) + within
+        labels = self._labels[at] if self.labelled else self._labels
+        return Entries(
+            np.repeat(numbers, counts).astype(np.int32), self._slots[at], self._codes[at // BLOCK, :, at % BLOCK],
+            self._factors[:, at], labels, self._columns[:, at],
+        )  # fmt: skip
+
+    def everything(self) -> Entries:
+        """All entries, in the order of the lists."""
+        return self.entries_of(np.arange(len(self.sizes)))
+
+    # --- storage ---
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Arrays for a file: lists without gaps, whatever happened to them before."""
+        tight = self
+        if int((_blocks(self.sizes)).sum()) + SLACK != len(self._codes) or (np.diff(self._starts) < 0).any():
+            tight = InvertedLists(len(self.sizes), self.words, len(self._factors), len(self._columns), self.labelled)
+            tight.replace(self.everything())
+        codes = tight._codes.reshape(len(tight._codes), -1)
+        return {"sizes": tight.sizes, "slots": tight._slots, "codes": codes, "factors": tight._factors}
+
+    def restore(self, tensors: dict[str, NDArray[Any]], count: int, copies: int) -> None:
+        """Take back what `tensors` gave, labels and columns aside, for `count` slots with at most `copies` entries
+        each.
+
+        Raises CorruptIndexError if it cannot be that.
+        """
+        sizes = take_tensor(tensors, "sizes", np.int64, (len(self.sizes),))
+        if len(sizes) and (sizes.min() < 0 or sizes.max() > count * copies):
+            raise CorruptIndexError("tensor 'sizes': values out of range")
+        room = _blocks(sizes)
+        total = int(room.sum())
+        capacity = total + SLACK
+        slots = take_tensor(tensors, "slots", np.int32, (capacity * BLOCK,))
+        codes = take_tensor(tensors, "codes", np.uint32, (capacity, self.words * BLOCK))
+        factors = take_tensor(tensors, "factors", np.float32, (len(self._factors), capacity * BLOCK))
+        self._starts, self._room, self.sizes, self._used = np.cumsum(room) - room, room, sizes, total
+        self._slots, self._codes, self._factors = slots, codes.reshape(capacity, self.words, BLOCK), factors
+        self._view = None
+        at = self._places()
+        if len(slots) and (slots.min() < 0 or slots.max() >= max(1, count)):
+            raise CorruptIndexError("tensor 'slots': values out of range")
+        entries = np.bincount(slots[at], minlength=count)
+        if count and (entries.min() < 1 or entries.max() > copies):
+            raise CorruptIndexError(f"tensor 'slots': expected each slot in 1 to {copies} lists")
+        if not np.isfinite(factors[:, at]).all():
+            raise CorruptIndexError("tensor 'factors': expected finite numbers")
+
+    def _places(self) -> Positions:
+        """Place of every entry, list after list."""
+        within = np.arange(self.entries) - np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
+        return np.repeat(self._starts * BLOCK, self.sizes) + within
+
+    def describe(self, labels: NDArray[np.float64] | None, columns: NDArray[np.int64]) -> None:
+        """Set labels and attributes of all entries from those of the slots (n,) and (a, n), and sort the lists anew."""
+        entries = self.everything()
+        own = np.empty(0) if labels is None else labels[entries.slots]
+        entries = entries._replace(labels=own, columns=columns[:, entries.slots])
+        fresh = InvertedLists(len(self.sizes), self.words, len(self._factors), len(columns), labels is not None)
+        fresh.replace(entries)
+        self.__dict__.update(fresh.__dict__)
+
+
+def _blocks(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Blocks that hold so many entries."""
+    return -(-sizes // BLOCK)

@@ -1,0 +1,447 @@
+"""Approximate search in the lists of a partition, over 4-bit codes."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nearhash.errors import InvalidArgumentError, NotTrainedError
+from nearhash.index.arguments import as_matrix, check_count
+from nearhash.index.arrays import Growable, aligned_empty
+from nearhash.index.base import Progress, Slots, VectorIndex
+from nearhash.index.exact import exact_search
+from nearhash.index.hits import Hits
+from nearhash.index.inverted import Entries, InvertedLists
+from nearhash.index.ivf_model import Model
+from nearhash.index.points import Filter, NewPoints
+from nearhash.index.predicates import Predicate
+from nearhash.index.programs import Program
+from nearhash.index.storage import take_tensor
+from nearhash.kernels.lists import POOL_SLACK, Restriction, passing_share, search_lists
+from nearhash.kernels.rerank import rerank as rerank_keys
+from nearhash.kernels.scan import DOT, L2
+from nearhash.kernels.simd_tables import CONSTANTS
+from nearhash.kernels.threads import resolve_threads, run_chunks
+
+# The lists nearest to a query are scanned before all others, for a threshold that the rest is measured by. Between 1
+# and 10 makes no difference that could be measured.
+NEAR = 4
+# Up to so many matches a filter is answered by an exact scan of them.
+FEW = 2000
+# Where a filter leaves a share s of the vectors, the nearest of them lie in more lists: s^-GROWTH times as many.
+GROWTH = 0.5
+# An index that was trained on few vectors learns anew when it has grown by this factor, until it was trained on so
+# many.
+OUTGROWN, SETTLED = 4, 20_000
+BATCH = 512  # queries searched at once by a thread: the more, the more share a list
+POOL_BYTES = 1 << 21
+
+_NO_STEPS: NDArray[np.int64] = np.empty(0, np.int64)
+
+
+class Effort(NamedTuple):
+    """How thoroughly to search: lists read, and candidates measured exactly."""
+
+    probes: int
+    rerank: int
+
+
+class IVFIndex(VectorIndex):
+    """Approximate nearest neighbours by scanning the lists of a partition.
+
+    Every vector belongs to the list of its nearest centroid and is there as a code of 4 bits for each two dimensions or
+    so. A search scans the codes of the lists nearest to the query at once (fast scan), and measures the best candidates
+    exactly on the float32 vectors, which are kept beside.
+
+    Parameters
+    ----------
+    dim : int
+        Dimension of the vectors, 1 to 32,768.
+    metric : {"l2", "ip", "cosine"}
+        Distance: squared Euclidean; minus the inner product; one minus the cosine. Under cosine unit vectors are
+        stored, and a zero vector has similarity 0, distance 1, with every other.
+    lists : int, optional
+        Lists of the partition, by default 2.5 sqrt(n) for the n vectors of the training.
+    codec : {"pq4"}
+        How vectors are coded in the lists.
+    seed : int
+        Of the training, 0 to 2**64 - 1. The same data, calls and seed give the same file at any `threads`.
+    spill : bool
+        Put every vector in a second list as well, chosen by the loss of SOAR (Sun et al., NeurIPS 2023): more memory
+        for codes, fewer lists to read for the same recall.
+    threads : int, optional
+        Threads for building, by default all cores.
+
+    Notes
+    -----
+    The partition and the codes are learned from the first vectors that are added, or before from a sample by `train`.
+    They stay as they are when more vectors come: `drift` says how well they still fit, `retrain` learns them anew.
+
+    Searches may run in several threads at once; changes wait for them and have the index alone.
+    """
+
+    kind = "ivf"
+    _SETTINGS = ("lists", "codec", "seed", "spill")
+
+    def __init__(
+        self,
+        dim: int,
+        metric: str = "cosine",
+        lists: int | None = None,
+        codec: str = "pq4",
+        seed: int = 0,
+        spill: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(dim, metric, threads)
+        self.lists = None if lists is None else check_count(lists, "lists", most=1 << 24)
+        if codec != "pq4":
+            raise InvalidArgumentError(f"codec: expected 'pq4', got {codec!r}")
+        self.codec = codec
+        self.seed = check_count(seed, "seed", least=0, most=2**64 - 1)
+        if not isinstance(spill, bool):
+            raise InvalidArgumentError(f"spill: expected True or False, got {spill!r}")
+        self.spill = spill
+        self._vectors = Growable.empty((self.dim,), np.float32)
+        self._model: Model | None = None
+        self._lists: InvertedLists | None = None
+        self._scratch = _Scratch()
+
+    # --- change ---
+
+    def train(self, sample: ArrayLike) -> None:
+        """Learn partition and codes from a sample (n, dim) of what will be added; vectors in the index are coded anew.
+
+        Without it the first `add` learns from what it adds.
+        """
+        rows = self._rows_of(as_matrix(sample, self.dim, "sample"))
+        if not len(rows):
+            raise InvalidArgumentError("sample: expected at least one vector, got none")
+        with self._lock.write():
+            self._learn(rows, None)
+
+    def retrain(self, progress: Progress | None = None) -> None:
+        """Learn partition and codes anew from the vectors that are in the index now."""
+        with self._lock.write():
+            rows = self._vectors.view[self._points.live_slots]
+            if not len(rows):
+                raise NotTrainedError("retrain: the index is empty; add vectors first")
+            self._learn(rows, progress)
+
+    def _learn(self, sample: NDArray[np.float32], progress: Progress | None) -> None:
+        """A new model, and the vectors that there are in its lists; nothing changes if it fails."""
+        model = self._new_model(sample)
+        lists = self._lists_for(model, self._points.labelled, len(self._points.attribute_names))
+        if self._points.slots:
+            entries = model.encode(self._vectors.view, 0, self.spill, resolve_threads(self.threads), progress)
+            lists.replace(self._described(entries, self._points.labels, self._points.columns))
+        self._model, self._lists = model, lists
+
+    def _new_model(self, sample: NDArray[np.float32]) -> Model:
+        return Model.learn(sample, self.metric, self.lists, self.seed, resolve_threads(self.threads))
+
+    def _lists_for(self, model: Model, labelled: bool, columns: int) -> InvertedLists:
+        return InvertedLists(model.partition.lists, model.words, 1, columns, labelled)
+
+    @staticmethod
+    def _described(
+        entries: Entries, labels: NDArray[np.float64] | None, columns: NDArray[np.int64], first: int = 0
+    ) -> Entries:
+        """Entries with the labels and attributes of their slots; those given begin at slot `first`."""
+        own = np.empty(0) if labels is None else labels[entries.slots - first]
+        return entries._replace(labels=own, columns=columns[:, entries.slots - first])
+
+    def _insert(self, rows: NDArray[Any], new: NewPoints, progress: Progress | None) -> None:
+        present = self._points.slots
+        model, lists, threads = self._model, self._lists, resolve_threads(self.threads)
+        labelled = self._points.labelled or new.labels is not None
+        labels = new.labels if new.labels is not None or not labelled else np.full(len(rows), np.nan)
+        columns = np.stack(list(new.attributes.values())) if new.attributes else np.empty((0, len(rows)), np.int64)
+        outgrown = model is not None and self.lists is None and self._outgrown(model, present + len(rows))
+        self._vectors.append(rows)
+        try:
+            if model is None or outgrown:
+                everything = self._vectors.view
+                model = self._new_model(everything)
+                lists = self._lists_for(model, labelled, len(columns))
+                entries = model.encode(everything, 0, self.spill, threads, progress)
+                if present:
+                    before = self._points.labels if self._points.labels is not None else np.full(present, np.nan)
+                    labels = np.concatenate([before, labels]) if labels is not None else None
+                    columns = np.concatenate([self._points.columns[:, :present], columns], axis=1)
+                lists.replace(self._described(entries, labels, columns))
+            else:
+                assert lists is not None
+                entries = model.encode(rows, present, self.spill, threads, progress)
+                if (labelled and not lists.labelled) or len(columns) != lists.columns:
+                    before_columns = np.zeros((len(columns), present), np.int64)
+                    lists.describe(np.full(present, np.nan) if labelled else None, before_columns)
+                lists.add(self._described(entries, labels, columns, present))
+        except BaseException:
+            self._vectors.truncate(present)
+            raise
+        self._model, self._lists = model, lists
+
+    @staticmethod
+    def _outgrown(model: Model, count: int) -> bool:
+        return model.trained_on < SETTLED and count >= OUTGROWN * model.trained_on
+
+    def _keep(self, slots: Slots, progress: Progress | None) -> None:
+        if self._lists is not None:
+            entries = self._lists.everything()
+            places = np.full(self._points.slots, -1, np.int32)
+            places[slots] = np.arange(len(slots), dtype=np.int32)
+            kept = entries.take(np.flatnonzero(places[entries.slots] >= 0))
+            vectors = Growable(np.ascontiguousarray(self._vectors.view[slots]))
+            self._lists.replace(kept._replace(slots=places[kept.slots]))
+            self._vectors = vectors
+        if progress is not None:
+            progress(len(slots), len(slots))
+
+    # --- search ---
+
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        window: ArrayLike | None = None,
+        allow: ArrayLike | None = None,
+        threads: int | None = None,
+        *,
+        where: Predicate | None = None,
+        probes: int = 32,
+        rerank: int = 100,
+    ) -> Hits:
+        """The k nearest vectors of each query, approximately; other arguments are those of `VectorIndex.search`.
+
+        Parameters
+        ----------
+        probes : int
+            Effort: how many lists are read. Recall and time grow with it. Filters raise it in proportion to the root of
+            what they leave out, or are answered by an exact scan where little is left.
+        rerank : int
+            Effort: how many of the best codes are measured exactly, at least k.
+
+        Returns
+        -------
+        Hits
+            Ids and exact distances, each (q, k); ties in the order in which the vectors were added.
+        """
+        effort = Effort(check_count(probes, "probes"), check_count(rerank, "rerank"))
+        return self._search(queries, k, window, allow, threads, where, effort)
+
+    def _filter(
+        self, queries: int, window: ArrayLike | None, allow: ArrayLike | None, where: Predicate | None
+    ) -> "_Wanted":
+        """Predicates are evaluated in the lists; they become a mask of all vectors only for exact scans."""
+        program = None if where is None else self._points.program(where)
+        return _Wanted(self._points.filter(queries, window, allow), program, (queries, window, allow, where))
+
+    def _nearest(
+        self, queries: NDArray[Any], k: int, wanted: "_Wanted", effort: Effort, threads: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        slots = np.full((len(queries), k), -1, np.int32)
+        distances = np.full((len(queries), k), np.inf, np.float32)
+        model, size = self._model, self._points.slots
+        if model is None or not size or not len(queries):
+            return slots, distances
+        counts = wanted.rows.counts
+        if wanted.everything:
+            self._scan(queries, slots, distances, wanted, model, effort, threads)
+            lacking = slots[:, min(k, size) - 1] < 0
+        else:
+            share = 1.0
+            if wanted.program is not None:
+                share = passing_share(*wanted.program, self._points.columns, size)
+            likely = counts * share
+            lacking = likely <= FEW
+            # Steps of two, so that queries of about equal filters are searched together.
+            steps = np.ceil(np.log2(size / np.maximum(likely, 1.0))).astype(np.int64)
+            for step in np.unique(steps[~lacking]):
+                part = np.flatnonzero(~lacking & (steps == step))
+                probes = int(np.ceil(effort.probes * 2.0 ** (GROWTH * step)))
+                found, measured = slots[part], distances[part]
+                self._scan(
+                    queries[part], found, measured, wanted.of(part), model, effort._replace(probes=probes), threads
+                )
+                slots[part], distances[part] = found, measured
+            # Too few in the lists that were read: the exact scan knows for certain.
+            lacking |= (slots >= 0).sum(axis=1) < np.minimum(k, counts)
+        rest = np.flatnonzero(lacking)
+        if len(rest):
+            exact = wanted.rows if wanted.program is None else self._points.filter(*wanted.arguments)
+            slots[rest], distances[rest] = exact_search(
+                queries[rest], self._vectors.view, np.empty(0, np.float32), self.metric, exact.of(rest), k, threads
+            )
+        return slots, distances
+
+    def _scan(
+        self,
+        queries: NDArray[np.float32],
+        slots: NDArray[np.int32],
+        distances: NDArray[np.float32],
+        wanted: "_Wanted",
+        model: Model,
+        effort: Effort,
+        threads: int,
+    ) -> None:
+        """Scan the nearest lists of each query and measure the best codes, into slots and distances (q, k)."""
+        assert self._lists is not None
+        k = slots.shape[1]
+        want = max(effort.rerank, k)
+        probes = min(effort.probes, model.partition.lists)
+        lists, vectors = self._lists.arrays, self._vectors.view
+        metric, base = (L2 if self.metric == "l2" else DOT), np.float32(self.metric == "cosine")
+        steps, operands = (_NO_STEPS, _NO_STEPS) if wanted.program is None else wanted.program
+        shifted = model.shifted(queries)
+        batch = min(BATCH, max(16, POOL_BYTES // (8 * (2 * want + POOL_SLACK))), -(-len(queries) // threads))
+
+        def task(first: int, last: int) -> None:
+            block = slice(first, last)
+            part = shifted[block]
+            chosen = model.partition.nearest(part, probes)
+            scratch = self._scratch.take(len(part), model.codec.subs * 16, 2 * want + POOL_SLACK)
+            windows = wanted.rows.windows[block] if len(wanted.rows.windows) else wanted.rows.windows
+            search_lists(
+                part, model.codec.project(part), model.codec.codebook, lists, model.centroids, metric, chosen,
+                min(NEAR, probes), Restriction(wanted.rows.mask, windows, steps, operands), want, scratch.tables,
+                scratch.constants, scratch.squares, scratch.keys, scratch.sizes,
+            )  # fmt: skip
+            rerank_keys(
+                queries[block], vectors, metric, base, scratch.keys, scratch.sizes, want, False, scratch.squares,
+                slots[block], distances[block],
+            )  # fmt: skip
+            self._scratch.give_back(scratch)
+
+        run_chunks(task, len(queries), threads, batch)
+
+    # --- facts ---
+
+    def drift(self) -> "Drift":
+        """How well partition and codes fit the vectors in the index now, against when they were learned.
+
+        Raises
+        ------
+        NotTrainedError
+            If nothing has been learned yet.
+        """
+        with self._lock.read():
+            if self._model is None or self._lists is None or not self._points.size:
+                raise NotTrainedError("drift: the index is empty; add vectors first")
+            model, entries = self._model, self._lists.everything()
+            entries = entries.take(np.flatnonzero(self._points.live[entries.slots]))
+            squares = model.residual_squares(self._vectors.view, entries.slots, entries.numbers)
+            # With a second list: the nearer one of the two counts.
+            least = np.full(self._points.slots, np.inf)
+            np.minimum.at(least, entries.slots, squares)
+            residual = float(least[np.isfinite(least)].mean())
+            imbalance = _imbalance(np.bincount(entries.numbers, minlength=model.partition.lists))
+            return Drift(imbalance, model.imbalance, residual, model.residual, self._points.size, model.trained_on)
+
+    def _own_nbytes(self) -> int:
+        lists = 0 if self._lists is None else self._lists.nbytes
+        return self._vectors.nbytes + lists + (0 if self._model is None else self._model.nbytes)
+
+    def _stored_vectors(self, slots: Slots) -> NDArray[np.float32]:
+        return self._vectors.view[slots]
+
+    # --- storage ---
+
+    def _state(self) -> dict[str, Any]:
+        return {"model": None if self._model is None else self._model.state()}
+
+    def _tensors(self) -> dict[str, NDArray[Any]]:
+        tensors: dict[str, NDArray[Any]] = {"vectors": self._vectors.view}
+        if self._model is not None and self._lists is not None:
+            tensors.update(self._model.tensors())
+            tensors.update(self._lists.tensors())
+        return tensors
+
+    def _restore(self, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+        count = self._points.slots
+        self._vectors = Growable(take_tensor(tensors, "vectors", np.float32, (count, self.dim)))
+        if header.get("model") is None and not count:
+            return
+        self._model = Model.restored(self.dim, self.metric, header.get("model"), tensors)
+        labels, columns = self._points.labels, self._points.columns[:, :count]
+        self._lists = self._lists_for(self._model, False, 0)
+        self._lists.restore(tensors, count, 2 if self.spill else 1)
+        if labels is not None or len(columns):
+            self._lists.describe(labels, columns)
+
+
+class Drift(NamedTuple):
+    """What `IVFIndex.drift` finds.
+
+    Attributes
+    ----------
+    imbalance, imbalance_trained : float
+        ``lists * sum(size^2) / n^2``, how many times more than for equal lists a search has to scan: now, and for the
+        sample of the training. 1 is perfect.
+    residual, residual_trained : float
+        Mean squared distance of the vectors to their centroids, now and for the sample. Grows when vectors come from
+        where none were.
+    size, trained_on : int
+        Vectors now and in the sample.
+    """
+
+    imbalance: float
+    imbalance_trained: float
+    residual: float
+    residual_trained: float
+    size: int
+    trained_on: int
+
+
+def _imbalance(sizes: NDArray[np.int64]) -> float:
+    total = float(sizes.sum())
+    return float(len(sizes) * (sizes.astype(np.float64) ** 2).sum() / total**2) if total else 1.0
+
+
+class _Wanted(NamedTuple):
+    """What may answer: a filter of rows, and a predicate that is not part of it yet."""
+
+    rows: Filter
+    program: Program | None
+    arguments: tuple[Any, ...]  # of `Points.filter`, for both together
+
+    @property
+    def everything(self) -> bool:
+        return self.rows.everything and self.program is None
+
+    def of(self, queries: NDArray[np.int64]) -> "_Wanted":
+        return self._replace(rows=self.rows.of(queries))
+
+
+class _Arrays(NamedTuple):
+    """What a search of a batch needs."""
+
+    tables: NDArray[np.uint8]
+    constants: NDArray[np.float32]
+    squares: NDArray[np.float32]
+    keys: NDArray[np.uint64]
+    sizes: NDArray[np.int64]
+
+
+class _Scratch:
+    """Arrays of searches, kept between them: fresh ones of megabytes cost page faults at every search."""
+
+    def __init__(self) -> None:
+        self._free: list[_Arrays] = []
+
+    def take(self, queries: int, table_bytes: int, keys: int) -> _Arrays:
+        """Arrays for at least so many queries."""
+        while True:
+            try:
+                arrays = self._free.pop()
+            except IndexError:
+                break
+            if len(arrays.sizes) >= queries and arrays.tables.shape[1] == table_bytes and arrays.keys.shape[1] == keys:
+                return arrays
+        return _Arrays(
+            aligned_empty((queries, table_bytes), np.uint8), np.empty((queries, CONSTANTS), np.float32),
+            np.empty(queries, np.float32), aligned_empty((queries, keys), np.uint64), np.empty(queries, np.int64),
+        )  # fmt: skip
+
+    def give_back(self, arrays: _Arrays) -> None:
+        self._free.append(arrays)

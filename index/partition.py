@@ -1,0 +1,169 @@
+"""Centroids of a partition index: training them, and which lists a vector belongs to."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearhash.index.arrays import aligned_empty
+from nearhash.kernels.coarse import choose_spill, nearest_centroids
+from nearhash.kernels.panels import fill_panels, panel_count
+from nearhash.kernels.simd import PRODUCT_ROWS
+from nearhash.kernels.threads import run_chunks
+
+ROUNDS = 10
+SAMPLE = 64  # training vectors for each list; faiss wants at least 39, more changes little
+FLAT_LISTS = 4096  # beyond it k-means takes long and is done in two levels
+_CHUNK = 2048  # vectors assigned at once
+
+KEY_SLOT = np.uint64(0xFFFFFFFF)
+
+
+def default_lists(count: int) -> int:
+    """Lists for `count` vectors: 2.5 sqrt(n), between the best for word vectors (3) and for images (2)."""
+    return max(1, min(count, round(2.5 * math.sqrt(count))))
+
+
+def draw_sample(count: int, wanted: int, seed: int, stream: int) -> NDArray[np.int64]:
+    """`wanted` of `count` rows in random order, or all of them."""
+    order: NDArray[np.int64] = np.random.Generator(np.random.Philox(key=[seed, stream])).permutation(count)
+    return order[:wanted]
+
+
+@contextmanager
+def _faiss_threads(threads: int) -> Iterator[None]:
+    """Hold faiss to so many threads; the setting belongs to the calling thread and is put back."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def train_centroids(
+    sample: NDArray[np.float32],
+    lists: int,
+    spherical: bool,
+    seed: int,
+    threads: int,
+    progress: Callable[[], None] | None = None,
+) -> NDArray[np.float32]:
+    """Centroids (lists, dim) of a sample (n, dim) in random order, n >= lists, by Lloyd's algorithm (faiss).
+
+    Above FLAT_LISTS in two levels: sqrt(lists) cells first, each of which is divided into as many lists as its share
+    of the sample asks for, so that the lists come out balanced. The result does not depend on `threads`.
+    """
+    with _faiss_threads(threads):
+        if lists <= FLAT_LISTS:
+            return _k_means(sample, lists, spherical, seed)
+        cells = round(lists**0.5)
+        centres = _k_means(sample, cells, spherical, seed)
+        own = Partition(centres, "cosine" if spherical else "l2").assign(sample, threads)
+        members = [np.flatnonzero(own == cell) for cell in range(cells)]
+        shares = divide(np.array([len(rows) for rows in members]), lists)
+        parts = []
+        for cell, (rows, share) in enumerate(zip(members, shares, strict=True)):
+            if share:
+                parts.append(_k_means(sample[rows], int(share), spherical, seed + 1 + cell))
+            if progress is not None:
+                progress()
+        return np.concatenate(parts)
+
+
+def divide(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """`total` <= sum of sizes, divided in proportion to sizes (largest remainders), no share above its size."""
+    exact = sizes * (total / max(1, sizes.sum()))
+    shares: NDArray[np.int64] = np.minimum(np.floor(exact).astype(np.int64), sizes)
+    order = np.argsort(-(exact - shares), kind="stable")
+    while (missing := total - int(shares.sum())) > 0:
+        room = order[shares[order] < sizes[order]]
+        shares[room[:missing]] += 1
+    return shares
+
+
+def _k_means(sample: NDArray[np.float32], lists: int, spherical: bool, seed: int) -> NDArray[np.float32]:
+    import faiss
+
+    dim = sample.shape[1]
+    clustering = faiss.Clustering(dim, lists)
+    clustering.niter, clustering.seed, clustering.spherical = ROUNDS, seed % (1 << 30), spherical
+    clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, max(SAMPLE, -(-len(sample) // lists))
+    quantiser = faiss.IndexFlatIP(dim) if spherical else faiss.IndexFlatL2(dim)
+    clustering.train(np.ascontiguousarray(sample), quantiser)
+    return np.array(faiss.vector_to_array(clustering.centroids).reshape(lists, dim))
+
+
+class Partition:
+    """Centroids in the form in which many vectors are compared with them.
+
+    Parameters
+    ----------
+    centroids : (c, dim) float32
+    metric : {"l2", "ip", "cosine"}
+        What queries order centroids by. Vectors belong to the list of the nearest centroid: by Euclidean distance,
+        for inner product too, or by cosine.
+    """
+
+    def __init__(self, centroids: NDArray[np.float32], metric: str) -> None:
+        self.centroids = centroids
+        self.metric = metric
+        dim = centroids.shape[1]
+        self.panels = aligned_empty((panel_count(len(centroids)), dim, PRODUCT_ROWS), np.float32)
+        fill_panels(centroids, self.panels)
+        self.squares: NDArray[np.float32] = np.einsum("ij,ij->i", centroids, centroids, dtype=np.float64).astype(
+            np.float32
+        )
+        nothing: NDArray[np.float32] = np.zeros(len(centroids), np.float32)
+        self.bias = self.squares if metric == "l2" else nothing
+        self.factor = np.float32(-2.0 if metric == "l2" else -1.0)
+        self._member_bias = nothing if metric == "cosine" else self.squares
+        self._member_factor = np.float32(-1.0 if metric == "cosine" else -2.0)
+
+    @property
+    def lists(self) -> int:
+        return len(self.centroids)
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.centroids.nbytes + self.panels.nbytes + self.squares.nbytes)
+
+    def nearest(self, queries: NDArray[np.float32], probes: int) -> NDArray[np.uint64]:
+        """Keys (q, probes) of the lists to read for queries (q, dim), in no order; see ``kernels.coarse``."""
+        chosen = np.empty((len(queries), probes), np.uint64)
+        nearest_centroids(queries, self.panels, self.bias, self.factor, chosen)
+        return chosen
+
+    def assign(self, vectors: NDArray[np.float32], threads: int) -> NDArray[np.int32]:
+        """List (n,) of each vector."""
+        return self.assign_twice(vectors, 0.0, threads, spill=False)[0]
+
+    def assign_twice(
+        self, vectors: NDArray[np.float32], weight: float, threads: int, spill: bool = True
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The list of each vector and, if `spill`, a second one for it.
+
+        The second one is to be near when the first one is not found: with r and r' the residuals to both centroids it
+        has the least ``|r'|^2 + weight <r', r>^2 / |r|^2`` (SOAR, Sun et al., NeurIPS 2023, eq. 6).
+        """
+        first, second = np.empty(len(vectors), np.int32), np.empty(len(vectors) if spill else 0, np.int32)
+
+        def task(start: int, stop: int) -> None:
+            part = vectors[start:stop]
+            keys = np.empty((len(part), 1), np.uint64)
+            nearest_centroids(part, self.panels, self._member_bias, self._member_factor, keys)
+            first[start:stop] = (keys[:, 0] & KEY_SLOT) >> np.uint64(1)
+            if spill:
+                near = np.empty((len(part), min(_CANDIDATES, self.lists)), np.uint64)
+                nearest_centroids(part, self.panels, self.squares, np.float32(-2.0), near)
+                choose_spill(part, self.centroids, first[start:stop], near, np.float32(weight), second[start:stop])
+
+        run_chunks(task, len(vectors), threads, _CHUNK)
+        return first, second
+
+
+_CANDIDATES = 16  # for the second list of a vector

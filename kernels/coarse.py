@@ -1,0 +1,96 @@
+"""Which lists of a partition index a query should read: those with the nearest centroids."""
+
+import numpy as np
+
+from nearhash.kernels.jit import jit, jit_inline
+from nearhash.kernels.panels import products
+from nearhash.kernels.pool import key_slot
+from nearhash.kernels.select import collect_least
+from nearhash.kernels.simd import (
+    PRODUCT_QUERIES,
+    PRODUCT_ROWS,
+    count_keys,
+    greatest_key,
+    least_key,
+    offset,
+    pointer,
+)
+
+_ONE = np.uint64(1)
+
+
+@jit
+def nearest_centroids(queries, panels, bias, factor, chosen):
+    """Keys of the nearest centroids of each query.
+
+    queries (q, dim) float32; panels (p, dim, PRODUCT_ROWS) of the centroids; bias (c,) float32, c the number of
+    centroids; the score of a centroid is ``bias + factor <q, c>``. chosen (q, probes) uint64, probes <= c: keys (see
+    pool.py) with scores and numbers of centroids, not in order.
+    """
+    dim, count, probes = queries.shape[1], bias.shape[0], chosen.shape[1]
+    stride = panels.shape[0] * PRODUCT_ROWS
+    scores, keys = np.empty(PRODUCT_QUERIES * stride, np.float32), np.empty(count + 16, np.uint64)
+    numbers = np.arange(stride).astype(np.int32)
+    for first in range(0, queries.shape[0], PRODUCT_QUERIES):
+        group = min(PRODUCT_QUERIES, queries.shape[0] - first)
+        products(
+            pointer(queries, first * dim), group, dim, pointer(panels, 0), panels.shape[0], pointer(scores, 0), stride
+        )
+        for query in range(group):
+            line = offset(pointer(scores, 0), query * stride)
+            for i in range(count):
+                line[i] = bias[i] + factor * line[i]
+            for i in range(count, stride):
+                line[i] = np.float32(np.inf)
+            collect_least(line, pointer(numbers, 0), count, probes, pointer(keys, 0))
+            for i in range(probes):
+                chosen[first + query, i] = keys[i]
+
+
+@jit
+def choose_spill(vectors, centroids, first, near, weight, second):
+    """The second list of each vector: among the lists `near`, the least ``|r'|^2 + weight <r', r>^2 / |r|^2``.
+
+    vectors (n, dim) and centroids (c, dim) float32; first (n,) int32, with residuals r; near (n, m) uint64 keys of
+    lists; second (n,) int32, result: -1 where there is no other list.
+    """
+    dim = vectors.shape[1]
+    for row in range(vectors.shape[0]):
+        home = np.int64(first[row])
+        square = np.float32(0.0)
+        for i in range(dim):
+            residual = vectors[row, i] - centroids[home, i]
+            square += residual * residual
+        best, winner = np.float32(np.inf), -1
+        for j in range(near.shape[1]):
+            other = key_slot(near[row, j])
+            if other == home:
+                continue
+            own, along = np.float32(0.0), np.float32(0.0)
+            for i in range(dim):
+                residual = vectors[row, i] - centroids[other, i]
+                own += residual * residual
+                along += residual * (vectors[row, i] - centroids[home, i])
+            loss = own + (weight * along * along / square if square > 0 else np.float32(0.0))
+            if loss < best or (loss == best and other < winner):
+                best, winner = loss, other
+        second[row] = winner
+
+
+@jit_inline
+def lead_least(keys, size, want):
+    """Bring the least `want` of `size` distinct keys at a pointer to the front; the order is not specified else."""
+    low, high = least_key(keys, size), greatest_key(keys, size)
+    while low < high:
+        middle = low + ((high - low) >> _ONE)
+        if count_keys(keys, size, middle) >= want:
+            high = middle
+        else:
+            low = middle + _ONE
+    front = 0
+    for i in range(size):
+        key = keys[i]
+        if key <= high:
+            keys[i] = keys[front]
+            keys[front] = key
+            front += 1
