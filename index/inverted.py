@@ -209,11 +209,17 @@ class InvertedLists:
         codes = tight._codes.reshape(len(tight._codes), -1)
         return {"sizes": tight.sizes, "slots": tight._slots, "codes": codes, "factors": tight._factors}
 
-    def restore(self, tensors: dict[str, NDArray[Any]], count: int, copies: int) -> None:
-        """Take back what `tensors` gave, labels and columns aside, for `count` slots with at most `copies` entries
-        each.
+    def restore(
+        self,
+        tensors: dict[str, NDArray[Any]],
+        copies: int,
+        count: int,
+        labels: NDArray[np.float64] | None,
+        columns: NDArray[np.int64],
+    ) -> None:
+        """Take back what `tensors` gave, for `count` slots with at most `copies` entries each.
 
-        Raises CorruptIndexError if it cannot be that.
+        labels (n,) and columns (a, n) are those of the slots. Raises CorruptIndexError if it cannot be that.
         """
         sizes = take_tensor(tensors, "sizes", np.int64, (len(self.sizes),))
         if len(sizes) and (sizes.min() < 0 or sizes.max() > count * copies):
@@ -228,13 +234,23 @@ class InvertedLists:
         self._slots, self._codes, self._factors = slots, codes.reshape(capacity, self.words, BLOCK), factors
         self._view = None
         at = self._places()
+        own = slots[at]
         if len(slots) and (slots.min() < 0 or slots.max() >= max(1, count)):
             raise CorruptIndexError("tensor 'slots': values out of range")
-        entries = np.bincount(slots[at], minlength=count)
+        entries = np.bincount(own, minlength=count)
         if count and (entries.min() < 1 or entries.max() > copies):
             raise CorruptIndexError(f"tensor 'slots': expected each slot in 1 to {copies} lists")
         if not np.isfinite(factors[:, at]).all():
             raise CorruptIndexError("tensor 'factors': expected finite numbers")
+        self._columns = np.zeros((len(columns), capacity * BLOCK), np.int64)
+        self._columns[:, at] = columns[:, own] if len(columns) else self._columns[:, at]
+        self.labelled = labels is not None
+        if labels is not None:
+            self._labels = np.zeros(capacity * BLOCK)
+            self._labels[at] = labels[own]
+            numbers = np.repeat(np.arange(len(sizes)), sizes)
+            if (np.lexsort((labels[own], numbers)) != np.arange(len(own))).any():
+                raise CorruptIndexError("tensor 'slots': expected every list in the order of its labels")
 
     def _places(self) -> Positions:
         """Place of every entry, list after list."""

@@ -149,7 +149,7 @@ class IVFIndex(VectorIndex):
     ) -> Entries:
         """Entries with the labels and attributes of their slots; those given begin at slot `first`."""
         own = np.empty(0) if labels is None else labels[entries.slots - first]
-        return entries._replace(labels=own, columns=columns[:, entries.slots - first])
+        return entries._replace(labels=own, columns=columns[:, entries.slots - first] if len(columns) else entries.columns)
 
     def _insert(self, rows: NDArray[Any], new: NewPoints, progress: Progress | None) -> None:
         present = self._points.slots
@@ -168,7 +168,8 @@ class IVFIndex(VectorIndex):
                 if present:
                     before = self._points.labels if self._points.labels is not None else np.full(present, np.nan)
                     labels = np.concatenate([before, labels]) if labels is not None else None
-                    columns = np.concatenate([self._points.columns[:, :present], columns], axis=1)
+                    if len(columns):
+                        columns = np.concatenate([self._points.columns[:, :present], columns], axis=1)
                 lists.replace(self._described(entries, labels, columns))
             else:
                 assert lists is not None
@@ -363,11 +364,8 @@ class IVFIndex(VectorIndex):
         if header.get("model") is None and not count:
             return
         self._model = Model.restored(self.dim, self.metric, header.get("model"), tensors)
-        labels, columns = self._points.labels, self._points.columns[:, :count]
         self._lists = self._lists_for(self._model, False, 0)
-        self._lists.restore(tensors, count, 2 if self.spill else 1)
-        if labels is not None or len(columns):
-            self._lists.describe(labels, columns)
+        self._lists.restore(tensors, 2 if self.spill else 1, count, self._points.labels, self._points.columns)
 
 
 class Drift(NamedTuple):
