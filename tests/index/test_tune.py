@@ -1,0 +1,165 @@
+"""The choice of efforts: on curves whose best effort is known, then on indexes."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from nearhash.errors import CorruptIndexError, InvalidArgumentError
+from nearhash.index.tune import NARROW, Measured, Space, curve, find_effort, lower_bound
+from nearhash.index.tuned import Effort, Tuned, TunedEntry
+
+QUERIES = 500
+
+
+def work(effort: Effort) -> float:
+    return effort["probes"] + effort["rerank"] / 4
+
+
+def space(high: int = 1000, reranks: tuple[int, ...] = (10, 20, 40, 80, 160)) -> Space:
+    return Space("probes", 1, high, [{"rerank": rerank} for rerank in reranks], work)
+
+
+def rising(half: float, coarse: float) -> Callable[[Effort], NDArray[np.float64]]:
+    """Recall that rises with both parameters, the same for all queries."""
+
+    def recalls(effort: Effort) -> NDArray[np.float64]:
+        value = effort["probes"] / (effort["probes"] + half) * effort["rerank"] / (effort["rerank"] + coarse)
+        return np.full(QUERIES, value)
+
+    return recalls
+
+
+@settings(max_examples=40, deadline=None)
+@given(half=st.floats(0.01, 20), coarse=st.floats(0.01, 3), recall=st.floats(0.3, 0.95))
+def test_the_cheapest_effort_that_reaches_the_recall(half: float, coarse: float, recall: float) -> None:
+    calls: list[Effort] = []
+    truth = rising(half, coarse)
+
+    def counted(effort: Effort) -> NDArray[np.float64]:
+        assert effort not in calls
+        calls.append(effort)
+        return truth(effort)
+
+    chosen, found = find_effort(counted, space(high=200), recall)
+    grid = [{"rerank": lane["rerank"], "probes": probes} for lane in space().lanes for probes in range(1, 201)]
+    reaching = [effort for effort in grid if lower_bound(truth(effort)) >= recall]
+    if not reaching:
+        assert chosen is None
+        return
+    assert chosen is not None
+    assert chosen.bound >= recall
+    assert chosen in found
+    assert chosen.work <= NARROW * min(map(work, reaching)) + 1
+    assert len(calls) == len(found) < 90
+
+
+def test_only_counted_work_decides() -> None:
+    truth = rising(5, 1)
+    chosen = [find_effort(truth, space(), 0.8)[0] for _ in range(2)]
+    assert chosen[0] is not None
+    assert chosen[1] is not None
+    assert chosen[0]._replace(seconds=0) == chosen[1]._replace(seconds=0)
+
+
+def test_a_lane_that_gains_nothing_is_left() -> None:
+    tried: list[int] = []
+
+    def recalls(effort: Effort) -> NDArray[np.float64]:
+        tried.append(effort["probes"])
+        return np.full(QUERIES, 0.5)
+
+    assert find_effort(recalls, space(reranks=(10,)), 0.9)[0] is None
+    assert tried == [1, 2]
+
+
+def test_the_highest_value_is_tried_and_not_exceeded() -> None:
+    chosen, found = find_effort(rising(30, 0.001), space(high=100), 0.766)
+    assert chosen is not None
+    assert chosen.effort["probes"] == 100 == max(one.effort["probes"] for one in found)
+
+
+def test_progress_counts_lanes() -> None:
+    seen: list[tuple[int, int]] = []
+    find_effort(rising(1, 1), space(), 0.5, lambda done, total: seen.append((done, total)))
+    assert seen == [(step, 5) for step in range(6)]
+
+
+def test_bound_holds_as_often_as_it_says() -> None:
+    """Of many samples of queries, about 95% have a bound below the true mean: for k = 10, mean recall .95."""
+    generator = np.random.default_rng(0)
+    for queries in (50, 1000):
+        samples = generator.binomial(10, 0.95, (2000, queries)) / 10
+        held = np.mean([lower_bound(sample) <= 0.95 for sample in samples])
+        assert 0.935 < held <= 1.0
+    assert held < 0.97  # with many queries the bound is no wider than it must be
+
+
+@pytest.mark.parametrize("queries", [1, 2, 10, 300])
+def test_few_queries_are_never_certain(queries: int) -> None:
+    assert lower_bound(np.ones(queries)) == pytest.approx(
+        1 - 1.645 / np.sqrt(queries) * np.sqrt(1 / (queries + 1)), rel=1e-12
+    )
+
+
+def test_curve_keeps_what_nothing_beats() -> None:
+    points = [Measured({"beam": i}, recall, recall, work, 0.0) for i, (recall, work) in enumerate(
+        [(0.5, 1), (0.4, 2), (0.7, 2), (0.7, 3), (0.9, 9), (0.8, 9)]
+    )]  # fmt: skip
+    assert [point.effort["beam"] for point in curve(points)] == [0, 2, 4]
+
+
+# --- what is stored ---
+
+ENTRY = TunedEntry(10, 0.9, {"probes": 8, "rerank": 40}, 0.91, 1000)
+PARAMETERS = {"probes", "rerank"}
+
+
+def test_the_nearest_entry_that_promises_enough_is_used() -> None:
+    tuned = Tuned()
+    for k, recall, probes in ((10, 0.9, 1), (10, 0.95, 2), (100, 0.9, 3), (50, 0.95, 4)):
+        tuned = tuned.with_entry(TunedEntry(k, recall, {"probes": probes}, recall, 5))
+    expected = {(10, 0.9): 1, (3, 0.9): 1, (11, 0.9): 3, (10, 0.93): 2, (20, 0.93): 4, (10, 0.1): 1, (100, 0.2): 3}
+    assert {asked: tuned.effort(*asked)["probes"] for asked in expected} == expected
+    for asked in ((10, 0.96), (101, 0.9), (60, 0.95)):
+        with pytest.raises(InvalidArgumentError, match=r"recall: .*0\.95 at k = 50.*call tune\("):
+            tuned.effort(*asked)
+    with pytest.raises(InvalidArgumentError, match="none"):
+        Tuned().effort(10, 0.9)
+
+
+def test_an_entry_takes_the_place_of_one_for_the_same() -> None:
+    tuned = Tuned().with_entry(ENTRY).with_entry(ENTRY._replace(k=5)).with_entry(ENTRY._replace(size=7))
+    assert tuned == (ENTRY._replace(k=5), ENTRY._replace(size=7))
+
+
+def test_stored_entries_come_back() -> None:
+    tuned = Tuned().with_entry(ENTRY).with_entry(ENTRY._replace(k=100))
+    assert Tuned.restored(json.loads(json.dumps(tuned.state())), PARAMETERS) == tuned
+    assert Tuned.restored([], PARAMETERS) == ()
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    return {**ENTRY._asdict(), **changes}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None, {}, "x", [1], [[]], [{}], [entry()] * 1001,
+        [entry(k=0)], [entry(k=True)], [entry(k=1.5)], [entry(k="1")], [entry(k=1 << 40)], [entry(size=0)],
+        [entry(recall=0)], [entry(recall=1.0)], [entry(recall=True)], [entry(recall="0.9")], [entry(recall=None)],
+        [entry(measured=1.5)], [entry(measured=-0.1)], [entry(measured=[])],
+        [entry(effort=None)], [entry(effort={})], [entry(effort={"probes": 1})], [entry(effort=[1, 2])],
+        [entry(effort={"probes": 0, "rerank": 1})], [entry(effort={"probes": 1, "rerank": 2.0})],
+        [entry(effort={"probes": 1, "rerank": 1, "beam": 1})], [entry(more=1)],
+    ],
+)  # fmt: skip
+def test_other_states_are_refused(state: Any) -> None:
+    with pytest.raises(CorruptIndexError, match="header 'tuned'"):
+        Tuned.restored(state, PARAMETERS)
