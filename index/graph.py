@@ -174,26 +174,17 @@ class GraphIndex(VectorIndex):
         self, queries: NDArray[np.float32], k: int, wanted: Filter, effort: "_Effort", threads: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """By a walk where it pays and by a scan of what the filter leaves elsewhere."""
-        floats, beam = queries, max(effort.beam, k)
+        beam = max(effort.beam, k)
         rerank = max(4 * k, 32) if effort.rerank is None else max(k, effort.rerank)
-        nodes = self._points.slots
-        results = _Results.empty(len(floats), k)
-        if not nodes or not len(floats):
-            return results.slots, results.distances
-        encoded = self._encoded_queries(floats)
-        vectors, prepared = self._exact_form(floats, encoded)
-        metric, offset = (L2 if self.metric == "l2" else DOT), np.float32(self.metric == "cosine")
-
-        def walk(part: NDArray[np.int64] | slice, beams: NDArray[np.int64], found: _Results) -> None:
-            chosen = wanted.of(part)
-            self._graph.search(
-                self._codes.view, self.dim, encoded[part], beams, rerank,
-                (vectors, prepared[part], metric, offset), (chosen.mask, chosen.labels, chosen.windows), found, threads,
-            )  # fmt: skip
-
+        nodes, count = self._points.slots, len(queries)
+        if not nodes or not count:
+            return np.full((count, k), -1, np.int32), np.full((count, k), np.inf, np.float32)
+        encoded = self._encoded_queries(queries)
+        prepared = encoded if self._vectors is None else queries
+        results = _Results.unwritten(count, k)
         if wanted.everything:
             # All nodes can be reached, so a pool of at least k ends with min(k, nodes) of them.
-            walk(slice(None), np.full(len(floats), min(beam, nodes)), results)
+            self._walk(encoded, prepared, np.full(count, min(beam, nodes)), rerank, wanted, results, threads)
             return results.slots, results.distances
         # Rounded up to powers of two, so that a pool is not made for every query of its own size.
         widening = 2.0 ** np.ceil(np.log2(nodes / np.maximum(wanted.counts, 1)))
@@ -201,17 +192,32 @@ class GraphIndex(VectorIndex):
         scanned = wanted.counts.astype(np.float64) ** 2 <= SCAN_SHARE * beam * self.degree * nodes
         scanned &= wanted.counts < nodes
         walked = np.flatnonzero(~scanned)
-        found = _Results.empty(len(walked), k)
-        walk(walked, beams[walked], found)
+        found = _Results.unwritten(len(walked), k)
+        self._walk(encoded[walked], prepared[walked], beams[walked], rerank, wanted.of(walked), found, threads)
         results.slots[walked], results.distances[walked] = found.slots, found.distances
         # Too little of the filter where the walk was: the scan knows for certain.
         scanned[walked] = found.matches < np.minimum(k, wanted.counts[walked])
         rest = np.flatnonzero(scanned)
         if len(rest):
             results.slots[rest], results.distances[rest] = exact_search(
-                prepared[rest], vectors, np.empty(0, np.float32), self.metric, wanted.of(rest), k, threads
+                prepared[rest], self._exact_rows(), np.empty(0, np.float32), self.metric, wanted.of(rest), k, threads
             )
         return results.slots, results.distances
+
+    def _walk(
+        self,
+        encoded: NDArray[Any],
+        prepared: NDArray[np.float32],
+        beams: NDArray[np.int64],
+        rerank: int,
+        wanted: Filter,
+        results: "_Results",
+        threads: int,
+    ) -> None:
+        """Search the graph for queries as codes and in the form for exact distances; `results` are written."""
+        exact = (self._exact_rows(), prepared, L2 if self.metric == "l2" else DOT, np.float32(self.metric == "cosine"))
+        which = (wanted.mask, wanted.labels, wanted.windows)
+        self._graph.search(self._codes.view, self.dim, encoded, beams, rerank, exact, which, results, threads)
 
     # --- facts and storage ---
 
@@ -269,16 +275,12 @@ class GraphIndex(VectorIndex):
         self._codec.encode(floats, np.zeros(len(floats), np.float32), encoded)
         return encoded
 
-    def _exact_form(
-        self, floats: NDArray[np.float32], encoded: NDArray[Any]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(vectors, queries) of one width for exact distances.
+    def _exact_rows(self) -> NDArray[np.float32]:
+        """Vectors for exact distances, as wide as `_nearest` has the queries.
 
         Rows of an exact codec serve as they are: the padding is zero, and so is the extra coordinate of queries.
         """
-        if self._vectors is None:
-            return self._codes.view, encoded
-        return self._vectors.view, floats
+        return self._codes.view if self._vectors is None else self._vectors.view
 
 
 class _Effort(NamedTuple):
@@ -297,9 +299,8 @@ class _Results(NamedTuple):
     """How many candidates in the pool passed the filter."""
 
     @classmethod
-    def empty(cls, queries: int, k: int) -> "_Results":
-        slots = np.full((queries, k), -1, np.int32)
-        return cls(slots, np.full((queries, k), np.inf, np.float32), np.zeros(queries, np.int64))
+    def unwritten(cls, queries: int, k: int) -> "_Results":
+        return cls(np.empty((queries, k), np.int32), np.empty((queries, k), np.float32), np.empty(queries, np.int64))
 
 
 def _medoid(floats: NDArray[np.float32]) -> int:

@@ -2,7 +2,20 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+
+
+class _Reading:
+    """``with lock.read()``, a class and shared: a generator for each search takes longer than the lock itself."""
+
+    def __init__(self, lock: "ReadWriteLock") -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        self._lock._begin_reading()
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock._end_reading()
 
 
 class ReadWriteLock:
@@ -16,17 +29,21 @@ class ReadWriteLock:
         self._readers = 0
         self._writing = False
         self._waiting_writers = 0
+        self._reading = _Reading(self)
 
-    @contextmanager
-    def read(self) -> Iterator[None]:
+    def read(self) -> AbstractContextManager[None]:
+        return self._reading
+
+    def _begin_reading(self) -> None:
         with self._condition:
-            self._condition.wait_for(lambda: not self._writing and not self._waiting_writers)
+            while self._writing or self._waiting_writers:
+                self._condition.wait()
             self._readers += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._readers -= 1
+
+    def _end_reading(self) -> None:
+        with self._condition:
+            self._readers -= 1
+            if not self._readers:
                 self._condition.notify_all()
 
     @contextmanager

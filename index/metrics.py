@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nearhash.index.arguments import for_kernels
+from nearhash.kernels.rows import unit_rows
+
 
 def norms(rows: NDArray[Any]) -> NDArray[np.float32]:
     """(n,) Euclidean norms, summed in float64 so that large or tiny values neither overflow nor vanish."""
@@ -23,5 +26,6 @@ def inverse_norms(rows: NDArray[Any]) -> NDArray[np.float32]:
 
 def normalised(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, dim) unit vectors; zero vectors stay zero."""
-    lengths = norms(rows)[:, None]
-    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    units = np.empty(rows.shape, np.float32)
+    unit_rows(for_kernels(rows), units)
+    return units

@@ -209,8 +209,8 @@ class Points:
 
     def ids_of(self, slots: NDArray[np.int32]) -> NDArray[np.int64]:
         """Id of each slot, -1 where a slot is -1."""
-        if not self.slots:
-            return np.full(slots.shape, -1, np.int64)
+        if self._consecutive:
+            return slots.astype(np.int64)
         return np.where(slots >= 0, self.ids[slots], -1)
 
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:

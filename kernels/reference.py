@@ -129,3 +129,15 @@ def predicate_rows(program: NDArray[np.int64], operands: NDArray[np.int64], colu
         (result,) = stack
         results.append(result)
     return results
+
+
+def all_within(rows: NDArray[np.float32], limit: float) -> bool:
+    """Whether all values are within +-limit; NaN is not."""
+    return bool((np.abs(rows) <= limit).all())
+
+
+def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Rows divided by their norms; zero rows stay zero."""
+    wide = rows.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
