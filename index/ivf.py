@@ -33,8 +33,8 @@ GROWTH = 0.5
 # An index that was trained on few vectors learns anew when it has grown by this factor, until it was trained on so
 # many.
 OUTGROWN, SETTLED = 4, 20_000
-BATCH = 512  # queries searched at once by a thread: the more, the more share a list
-POOL_BYTES = 1 << 21
+BATCH = 1024  # queries searched at once by a thread: the more, the more share a list
+POOL_BYTES = 1 << 22
 
 _NO_STEPS: NDArray[np.int64] = np.empty(0, np.int64)
 

@@ -40,7 +40,7 @@ from nearhash.kernels.simd_tables import (
 
 # Keys that a pool holds beyond twice the wanted ones: what a step of a scan may append, and what may be overwritten.
 POOL_SLACK = BLOCK * (ONE_BLOCKS + 1) + 64
-_AHEAD_LINES = 12  # of the list that comes next
+_AHEAD_LINES = 128  # of the list that comes next
 _SAMPLES = 128  # groups of 64 rows that tell how many pass a predicate
 
 
@@ -243,8 +243,8 @@ def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constant
     for query in range(count):
         sizes[query] = 0
         constants[query, THRESHOLD] = constants[query, CUTOFF] = LARGEST
-    for start, stop in ((0, near), (near, probes)):
-        pairs = sort_pairs(chosen, start, stop, lists.sizes.shape[0], numbers, queries, scores, counts)
+    for begin, stop in ((0, near), (near, probes)):
+        pairs = sort_pairs(chosen, begin, stop, lists.sizes.shape[0], numbers, queries, scores, counts)
         pair = 0
         while pair < pairs:
             number = np.int64(numbers[pair])
@@ -252,9 +252,13 @@ def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constant
             while end < pairs and numbers[end] == number:
                 end += 1
             if end < pairs:
-                following = pointer(lists.codes, lists.starts[numbers[end]] * groups * LINE)
-                for line in range(_AHEAD_LINES):
+                start = lists.starts[numbers[end]]
+                blocks = (lists.sizes[numbers[end]] + BLOCK - 1) // BLOCK
+                following, numbers_ahead = pointer(lists.codes, start * groups * LINE), pointer(lists.bias, start * BLOCK)
+                for line in range(min(blocks * groups, _AHEAD_LINES)):
                     prefetch(offset(following, line * LINE))
+                for line in range(min(blocks, _AHEAD_LINES // 8)):
+                    prefetch(offset(numbers_ahead, line * BLOCK))
             size, base = lists.sizes[number], lists.starts[number] * BLOCK
             codes, slots = pointer(lists.codes, lists.starts[number] * groups * LINE), pointer(lists.slots, base)
             bias, rescale, error = pointer(lists.bias, base), factors(lists.rescale, base), factors(lists.error, base)
