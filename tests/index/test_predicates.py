@@ -241,6 +241,20 @@ def test_members_are_looked_for_in_the_way_that_suits_their_number():
     assert operation(range(0, 10**8, 10**5)) == operation([LEAST, *range(30), MOST]) == SORTED
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [], [5], [1, 10, 100], range(7, 200), range(0, 1000, 3), range(-64, 64, 2), range(0, 63 * 9, 9),
+        range(0, 10**6, 10**5), range(0, 10**8, 10**6), [LEAST, *range(30), MOST], range(LEAST, LEAST + 500, 3),
+        range(MOST - 640, MOST + 1, 4), [LEAST, LEAST + 1, MOST - 1, MOST],
+    ],
+)  # fmt: skip
+def test_every_member_is_found_and_no_other(values):
+    near = sorted({v + step for v in values for step in (-1, 0, 1) if LEAST <= v + step <= MOST} | {LEAST, 0, MOST})
+    table = np.array([near] * 3, np.int64)
+    assert passing(where.isin("a", list(values)), table).tolist() == [value in values for value in near]
+
+
 def test_unknown_attributes_are_named():
     with pytest.raises(InvalidArgumentError, match=r"has 'a', 'b.2', 'c_c'; got 'z'"):
         compiled(where.eq("a", 1) & ~where.eq("z", 1), NAMES)
