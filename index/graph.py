@@ -108,7 +108,7 @@ class GraphIndex(VectorIndex):
                 self._vectors.append(floats)
             self._encode(self._stored()[present:] if self._vectors is not None else floats, codes)
             entry = _medoid(floats) if first else -1
-            self._graph.grow(self._codes.view, self.dim, entry, resolve_threads(self.threads), progress)
+            self._graph.grow(self._codec.model, self._codes.view, entry, resolve_threads(self.threads), progress)
         except BaseException:
             self._codes.truncate(present)
             if self._vectors is not None:
@@ -126,7 +126,7 @@ class GraphIndex(VectorIndex):
                 fresh._vectors.append(floats)
             fresh._encode(floats, fresh._codes.view)
             threads = resolve_threads(self.threads)
-            fresh._graph.grow(fresh._codes.view, self.dim, _medoid(floats), threads, progress)
+            fresh._graph.grow(fresh._codec.model, fresh._codes.view, _medoid(floats), threads, progress)
         self._codec, self._codes, self._vectors = fresh._codec, fresh._codes, fresh._vectors
         self._graph, self._norm_bound = fresh._graph, fresh._norm_bound
 
@@ -217,7 +217,7 @@ class GraphIndex(VectorIndex):
         """Search the graph for queries as codes and in the form for exact distances; `results` are written."""
         exact = (self._exact_rows(), prepared, L2 if self.metric == "l2" else DOT, np.float32(self.metric == "cosine"))
         which = (wanted.mask, wanted.labels, wanted.windows)
-        self._graph.search(self._codes.view, self.dim, encoded, beams, rerank, exact, which, results, threads)
+        self._graph.search(self._codec.model, self._codes.view, encoded, beams, rerank, exact, which, results, threads)
 
     # --- facts and storage ---
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from nearhash.errors import CorruptIndexError
 from nearhash.index.arrays import Growable
+from nearhash.kernels.codes import Model
 from nearhash.kernels.grow import choose_parents, insert_batch, link_batch
 from nearhash.kernels.threads import run_chunks
 from nearhash.kernels.walk import search_batch
@@ -83,8 +84,10 @@ class Vamana:
 
     # --- build ---
 
-    def grow(self, codes: NDArray[Any], dim: int, entry: int, threads: int, progress: Progress | None = None) -> None:
-        """Insert the rows of `codes` (n, width) that are not in the graph yet.
+    def grow(
+        self, model: Model, codes: NDArray[Any], entry: int, threads: int, progress: Progress | None = None
+    ) -> None:
+        """Insert the rows of `codes` (n, width) of a codec (its `model`) that are not in the graph yet.
 
         `entry` is the entry point of a graph that is empty so far. If anything raises, the callback included, the
         graph holds the nodes that it held before.
@@ -99,15 +102,15 @@ class Vamana:
         self._parents.extend(count)[...] = -1
         try:
             neighbours, parents = self._neighbours.view, self._parents.view
-            self._insert(codes, dim, order.astype(np.int32), neighbours, parents, threads, progress)
+            self._insert(model, codes, order.astype(np.int32), neighbours, parents, threads, progress)
         except BaseException:
             self._truncate(first)
             raise
 
     def _insert(
         self,
+        model: Model,
         codes: NDArray[Any],
-        dim: int,
         order: NDArray[np.int32],
         neighbours: NDArray[np.int32],
         parents: NDArray[np.int32],
@@ -122,10 +125,10 @@ class Vamana:
             self.entry, done = int(order[0]), 1
         while done < total:
             batch = order[done : done + min(present + done, largest)]
-            self._find_neighbours(codes, dim, batch, neighbours, parents, threads)
+            self._find_neighbours(model, codes, batch, neighbours, parents, threads)
             extra = np.empty((len(batch), 2), np.int32)
             added = choose_parents(neighbours, batch, parents, children, heirs, max(1, self.degree // 2), extra)
-            self._link_back(codes, dim, batch, extra[:added], neighbours, parents, threads)
+            self._link_back(model, codes, batch, extra[:added], neighbours, parents, threads)
             done += len(batch)
             if progress is not None:
                 progress(done, total)
@@ -134,8 +137,8 @@ class Vamana:
 
     def _find_neighbours(
         self,
+        model: Model,
         codes: NDArray[Any],
-        dim: int,
         batch: NDArray[np.int32],
         neighbours: NDArray[np.int32],
         parents: NDArray[np.int32],
@@ -144,7 +147,7 @@ class Vamana:
         def task(first: int, last: int) -> None:
             seen, state = scratch = self._scratch.take(len(codes))
             insert_batch(
-                codes, dim, neighbours, self.entry, batch, first, last, seen, state, self.build_beam, ALPHA, parents
+                model, codes, neighbours, self.entry, batch, first, last, seen, state, self.build_beam, ALPHA, parents
             )
             self._scratch.give_back(scratch)
 
@@ -152,8 +155,8 @@ class Vamana:
 
     def _link_back(
         self,
+        model: Model,
         codes: NDArray[Any],
-        dim: int,
         batch: NDArray[np.int32],
         extra: NDArray[np.int32],
         neighbours: NDArray[np.int32],
@@ -168,7 +171,7 @@ class Vamana:
         starts = np.flatnonzero(np.diff(pairs >> np.uint64(32), prepend=np.uint64(1 << 32), append=np.uint64(1 << 32)))
 
         def task(first: int, last: int) -> None:
-            link_batch(codes, dim, neighbours, pairs, starts, first, last, ALPHA, parents)
+            link_batch(model, codes, neighbours, pairs, starts, first, last, ALPHA, parents)
 
         run_chunks(task, len(starts) - 1, threads, 128)
 
@@ -189,8 +192,8 @@ class Vamana:
 
     def search(
         self,
+        model: Model,
         codes: NDArray[Any],
-        dim: int,
         encoded: NDArray[Any],
         beams: NDArray[np.int64],
         rerank: int,
@@ -211,7 +214,7 @@ class Vamana:
             part = slice(first, last)
             seen, state = scratch = self._scratch.take(len(codes))
             search_batch(
-                codes, dim, encoded[part], self.neighbours, self.entry, seen, state, beams[part], rerank,
+                model, codes, encoded[part], self.neighbours, self.entry, seen, state, beams[part], rerank,
                 vectors, queries[part], metric, offset, mask, labels, windows[part],
                 *(array[part] for array in results),
             )  # fmt: skip

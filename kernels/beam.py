@@ -17,16 +17,17 @@ PREFETCH_AHEAD = 6
 
 @jit_inline
 def beam_search(
-    buffer, constants, rows, width, line, neighbours, degree, entry, seen, epoch, fresh, pool, beam, expanded, limit
+    scheme, buffer, constants, rows, line, neighbours, degree, entry, seen, epoch, fresh, pool, beam, expanded, limit
 ):
     """Walk from `entry` towards the prepared query; returns (pool size, number of expanded).
 
-    Arrays are pointers: rows, the codes; neighbours (n, degree) int32, -1 after the last; seen (n,) uint8, equal to
-    `epoch` where visited; fresh (degree,) int32 scratch; pool (beam,) uint64, result, ascending; expanded (limit,)
-    uint64, keys in order of expansion, the first `limit` of them.
+    scheme, see codes.py. Arrays are pointers: rows, the codes; neighbours (n, degree) int32, -1 after the last; seen
+    (n,) uint8, equal to `epoch` where visited; fresh (degree,) int32 scratch; pool (beam,) uint64, result, ascending;
+    expanded (limit,) uint64, keys in order of expansion, the first `limit` of them.
     """
+    width = scheme.width
     seen[entry] = epoch
-    pool[0] = make_key(distance(buffer, constants, rows, width, entry), entry)
+    pool[0] = make_key(distance(scheme, buffer, constants, rows, entry), entry)
     size, cursor, steps = 1, 0, 0
     while cursor < size:
         key = pool[cursor]
@@ -59,7 +60,7 @@ def beam_search(
             if j + PREFETCH_AHEAD < count:
                 prefetch_row(rows, width, line, np.int64(fresh[j + PREFETCH_AHEAD]))
             node = np.int64(fresh[j])
-            candidate = make_key(distance(buffer, constants, rows, width, node), node)
+            candidate = make_key(distance(scheme, buffer, constants, rows, node), node)
             if size < beam or candidate < pool[beam - 1]:
                 position = insert_at(pool, size, beam, candidate)
                 size += 1 if size < beam else 0

@@ -20,20 +20,24 @@ from nearhash.kernels.walk import next_epoch
 
 
 @jit
-def insert_batch(codes, dim, neighbours, entry, nodes, first, last, seen, state, beam, alpha, parents):
-    """Find and write the neighbours of ``nodes[first:last]``, none of which is linked from the graph yet."""
-    degree, width = neighbours.shape[1], codes.shape[1]
+def insert_batch(model, codes, neighbours, entry, nodes, first, last, seen, state, beam, alpha, parents):
+    """Find and write the neighbours of ``nodes[first:last]``, none of which is linked from the graph yet.
+
+    model and codes (n, width), see codes.py.
+    """
+    degree = neighbours.shape[1]
     line = 64 // codes.itemsize
     rows, links, parent = pointer(codes, 0), pointer(neighbours, 0), pointer(parents, 0)
-    buffer, constants = query_buffer(codes), np.empty(CONSTANTS, np.float32)
+    scheme, table = model[0], pointer(model[1], 0)
+    buffer, constants = query_buffer(scheme), np.empty(CONSTANTS, np.float32)
     limit = 4 * beam
     fresh, pool, expanded = np.empty(degree, np.int32), np.empty(beam, np.uint64), np.empty(limit, np.uint64)
     kept = np.empty(degree, np.int32)
     for i in range(first, last):
         node = np.int64(nodes[i])
-        prepare(rows, width, dim, node, pointer(buffer, 0), pointer(constants, 0))
+        prepare(scheme, table, rows, node, pointer(buffer, 0), pointer(constants, 0))
         size, steps = beam_search(
-            pointer(buffer, 0), pointer(constants, 0), rows, width, line, links, degree, entry,
+            scheme, pointer(buffer, 0), pointer(constants, 0), rows, line, links, degree, entry,
             pointer(seen, 0), next_epoch(seen, state), pointer(fresh, 0), pointer(pool, 0), beam,
             pointer(expanded, 0), limit,
         )  # fmt: skip
@@ -41,8 +45,8 @@ def insert_batch(codes, dim, neighbours, entry, nodes, first, last, seen, state,
         # be recorded leaves the pool.
         candidates = np.sort(expanded[:steps]) if steps <= limit else pool[:size].copy()
         count = robust_prune(
-            pointer(buffer, 0), pointer(constants, 0), rows, width, dim, node, pointer(candidates, 0), len(candidates),
-            alpha, degree, parent, pointer(kept, 0),
+            scheme, table, pointer(buffer, 0), pointer(constants, 0), rows, node, pointer(candidates, 0),
+            len(candidates), alpha, degree, parent, pointer(kept, 0),
         )  # fmt: skip
         for j in range(degree):
             neighbours[node, j] = kept[j] if j < count else -1
@@ -83,15 +87,16 @@ def choose_parents(neighbours, nodes, parents, children, heirs, most, extra):
 
 
 @jit
-def link_batch(codes, dim, neighbours, pairs, starts, first, last, alpha, parents):
+def link_batch(model, codes, neighbours, pairs, starts, first, last, alpha, parents):
     """Add reverse links: for each group of pairs its sources become neighbours of its target.
 
     pairs (m,) uint64, ``target << 32 | source``, ascending and distinct; group g is ``starts[g]:starts[g + 1]``; groups
     ``first <= g < last``. A row that overflows is pruned again.
     """
-    degree, width = neighbours.shape[1], codes.shape[1]
+    degree = neighbours.shape[1]
     rows, parent = pointer(codes, 0), pointer(parents, 0)
-    buffer, constants = query_buffer(codes), np.empty(CONSTANTS, np.float32)
+    scheme, table = model[0], pointer(model[1], 0)
+    buffer, constants = query_buffer(scheme), np.empty(CONSTANTS, np.float32)
     kept = np.empty(degree, np.int32)
     source_bits = np.uint64(0xFFFFFFFF)
     for group in range(first, last):
@@ -105,16 +110,16 @@ def link_batch(codes, dim, neighbours, pairs, starts, first, last, alpha, parent
                 neighbours[target, present] = np.int32(pairs[i] & source_bits)
                 present += 1
             continue
-        prepare(rows, width, dim, target, pointer(buffer, 0), pointer(constants, 0))
+        prepare(scheme, table, rows, target, pointer(buffer, 0), pointer(constants, 0))
         candidates = np.empty(present + end - begin, np.uint64)
         for i in range(present + end - begin):
             node = (
                 np.int64(neighbours[target, i]) if i < present else np.int64(pairs[begin + i - present] & source_bits)
             )
-            away = distance(pointer(buffer, 0), pointer(constants, 0), rows, width, node)
+            away = distance(scheme, pointer(buffer, 0), pointer(constants, 0), rows, node)
             insert(candidates, i, len(candidates), make_key(away, node))
         count = robust_prune(
-            pointer(buffer, 0), pointer(constants, 0), rows, width, dim, target, pointer(candidates, 0),
+            scheme, table, pointer(buffer, 0), pointer(constants, 0), rows, target, pointer(candidates, 0),
             len(candidates), alpha, degree, parent, pointer(kept, 0),
         )  # fmt: skip
         for j in range(degree):

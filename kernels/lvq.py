@@ -10,12 +10,14 @@ the one that reduces inner product to Euclidean distance; its scale has nothing 
 it would ruin their quantisation.
 """
 
+from typing import NamedTuple
+
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from nearhash.kernels import simd
 from nearhash.kernels.jit import jit, jit_inline
+from nearhash.kernels.query_bytes import BIAS, LEAST, NORM_WEIGHT, PRODUCT_WEIGHT, SCALE, SUM, quantise_query
+from nearhash.kernels.simd_codes import as_floats, as_signed
 
 HEADER = 20  # bytes before the codes
 LINE = 64
@@ -31,15 +33,17 @@ def row_bytes(dim: int) -> int:
     return -(-(HEADER + dim) // LINE) * LINE
 
 
-@intrinsic
-def _floats(typing_context, address):
-    """The same address, as a pointer to float32."""
-    signature = types.CPointer(types.float32)(address)
+class LVQ8(NamedTuple):
+    """Scheme of LVQ-8 rows, see kernels/codes.py."""
 
-    def codegen(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], simd.F32.as_pointer())
+    dim: int
+    width: int
+    query_bytes: int
 
-    return signature, codegen
+
+def lvq8_scheme(dim: int) -> LVQ8:
+    width = row_bytes(dim)
+    return LVQ8(dim, width, width)
 
 
 @jit
@@ -62,7 +66,7 @@ def encode(vectors, mean, extra, rows):
             squares += code * code
         for j in range(HEADER + dim, rows.shape[1]):
             rows[i, j] = 0
-        header = _floats(simd.pointer(rows, i * rows.shape[1]))
+        header = as_floats(simd.pointer(rows, i * rows.shape[1]))
         wide_lower, wide_step = np.float64(lower), np.float64(step)
         norm = dim * wide_lower**2 + 2.0 * wide_lower * wide_step * total + wide_step**2 * squares
         header[LOWER] = lower
@@ -73,19 +77,19 @@ def encode(vectors, mean, extra, rows):
 
 
 @jit_inline
-def prepare(rows, width, dim, slot, buffer, constants):
-    """Make the vector in `slot` the query: its codes less 128 as int8, zero where rows hold their headers.
+def prepare(scheme, parameters, rows, slot, buffer, constants):
+    """Make the vector of a row the query: its codes less 128 as int8, zero where rows hold their headers.
 
     With x = l + s c and q = l' + s' c': <q, x> = l * sum(q) + (l' + 128 s') * s sum(c) + s' * s * <c' - 128, c>.
     What the buffer holds beyond the codes does not matter: there the codes of every row are zero.
     """
-    row = simd.offset(rows, slot * width)
-    header = _floats(row)
-    for i in range(width):
-        buffer[i] = np.int8(row[i] ^ np.uint8(0x80))
+    row, query = simd.offset(rows, slot * scheme.width), as_signed(buffer)
+    header = as_floats(row)
+    for i in range(scheme.width):
+        query[i] = np.int8(row[i] ^ np.uint8(0x80))
     for i in range(HEADER):
-        buffer[i] = 0
-    constants[0] = header[LOWER] * np.float32(dim) + header[STEP_SUM]
+        query[i] = 0
+    constants[0] = header[LOWER] * np.float32(scheme.dim) + header[STEP_SUM]
     constants[1] = header[LOWER] + np.float32(128.0) * header[STEP]
     constants[2] = header[STEP]
     constants[3] = header[NORM]
@@ -93,13 +97,33 @@ def prepare(rows, width, dim, slot, buffer, constants):
 
 
 @jit_inline
-def distance(buffer, constants, rows, width, slot):
-    """Squared Euclidean distance of a prepared query and a row, float32 >= 0."""
-    row = simd.offset(rows, slot * width)
-    header = _floats(row)
-    codes = np.float32(simd.dot_codes(row, buffer, width))
+def distance(scheme, buffer, constants, rows, slot):
+    """Squared Euclidean distance of a prepared row and another, float32 >= 0."""
+    row = simd.offset(rows, slot * scheme.width)
+    header = as_floats(row)
+    codes = np.float32(simd.dot_codes(row, as_signed(buffer), scheme.width))
     product = header[LOWER] * constants[0] + header[STEP_SUM] * constants[1] + (constants[2] * codes) * header[STEP]
     product += header[EXTRA] * constants[4]
     norms = header[NORM] + constants[3]
     result = norms - np.float32(2.0) * product
     return result if result > _NOISE * norms else np.float32(0.0)
+
+
+@jit_inline
+def prepare_query(scheme, parameters, vector, metric, buffer, constants):
+    """Make a float32 vector the query, rounded to int8 (query_bytes.py); parameters: the mean (dim,)."""
+    query = as_signed(buffer)
+    for i in range(scheme.width):
+        query[i] = 0
+    quantise_query(vector, parameters, scheme.dim, metric, simd.offset(query, HEADER), constants)
+
+
+@jit_inline
+def estimate(scheme, buffer, constants, rows, slot):
+    """Distance of a prepared query and a row: with q = t k, <q, x> = l * t sum(k) + s * t <k, c>."""
+    row = simd.offset(rows, slot * scheme.width)
+    header = as_floats(row)
+    codes = np.float32(simd.dot_codes(row, as_signed(buffer), scheme.width))
+    product = header[LOWER] * constants[SUM] + header[STEP] * (constants[SCALE] * codes)
+    result = constants[BIAS] + constants[NORM_WEIGHT] * header[NORM] + constants[PRODUCT_WEIGHT] * product
+    return max(result, constants[LEAST])

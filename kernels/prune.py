@@ -14,7 +14,9 @@ from nearhash.kernels.pool import key_distance, key_slot
 
 
 @jit_inline
-def robust_prune(buffer, constants, rows, width, dim, node, candidates, count, alpha, degree, parents, kept):
+def robust_prune(
+    scheme, parameters, buffer, constants, rows, node, candidates, count, alpha, degree, parents, kept
+):  # fmt: skip
     """Select at most `degree` of the candidates as neighbours of `node`; returns how many.
 
     candidates: pointer to `count` ascending keys, none of them `node`; kept (degree,) int32, result, near to far. A
@@ -35,10 +37,10 @@ def robust_prune(buffer, constants, rows, width, dim, node, candidates, count, a
                 continue
             limit = key_distance(candidates[i])
             if selected > 0:
-                prepare(rows, width, dim, slot, buffer, constants)
+                prepare(scheme, parameters, rows, slot, buffer, constants)
             occluded = False
             for j in range(selected):
-                if alpha * distance(buffer, constants, rows, width, np.int64(kept[j])) <= limit:
+                if alpha * distance(scheme, buffer, constants, rows, np.int64(kept[j])) <= limit:
                     occluded = True
                     break
             if occluded:

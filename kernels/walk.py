@@ -26,31 +26,32 @@ def next_epoch(seen, state):
 
 @jit
 def search_batch(
-    codes, dim, encoded, neighbours, entry, seen, state, beams, rerank,
+    model, codes, encoded, neighbours, entry, seen, state, beams, rerank,
     vectors, queries, metric, offset, mask, labels, windows, slots, distances, matches,
 ):  # fmt: skip
     """Approximate neighbours of a batch of queries.
 
-    codes (n, width) and encoded queries (q, width), see codes.py; neighbours (n, degree) int32; seen (n,) and
+    model, codes (n, width) and encoded queries (q, width), see codes.py; neighbours (n, degree) int32; seen (n,) and
     state (1,) uint8 scratch of the calling thread; beams (q,) int64 pool sizes; rerank, how many of the nearest
     candidates that pass the filter are measured exactly; vectors (n, v) float32 with v >= d; queries (q, d) float32;
     metric and offset as in scan.row_distance; mask, labels, windows as in scan.passes.
     Results: slots (q, k) int32 and distances (q, k) float32, -1 and inf where fewer were found; matches (q,) int64,
     the number of candidates in the pool that pass the filter.
     """
-    degree, width, stride = neighbours.shape[1], codes.shape[1], vectors.shape[1]
+    degree, stride = neighbours.shape[1], vectors.shape[1]
     line = 64 // codes.itemsize
     vector_dim, k = queries.shape[1], slots.shape[1]
     rows, base, links = pointer(codes, 0), pointer(vectors, 0), pointer(neighbours, 0)
     code_queries, float_queries = pointer(encoded, 0), pointer(queries, 0)
-    buffer, constants = query_buffer(codes), np.empty(CONSTANTS, np.float32)
+    scheme, table = model[0], pointer(model[1], 0)
+    buffer, constants = query_buffer(scheme), np.empty(CONSTANTS, np.float32)
     fresh, pool = np.empty(degree, np.int32), np.empty(max(1, beams.max()) if len(beams) else 1, np.uint64)
     best, unused = np.empty(k, np.uint64), np.empty(1, np.uint64)
     lines = (vector_dim + 15) // 16
     for query in range(queries.shape[0]):
-        prepare(code_queries, width, dim, query, pointer(buffer, 0), pointer(constants, 0))
+        prepare(scheme, table, code_queries, query, pointer(buffer, 0), pointer(constants, 0))
         size, _ = beam_search(
-            pointer(buffer, 0), pointer(constants, 0), rows, width, line, links, degree, entry,
+            scheme, pointer(buffer, 0), pointer(constants, 0), rows, line, links, degree, entry,
             pointer(seen, 0), next_epoch(seen, state), pointer(fresh, 0), pointer(pool, 0), beams[query],
             pointer(unused, 0), 0,
         )  # fmt: skip

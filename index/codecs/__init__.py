@@ -4,10 +4,10 @@ from typing import Any
 
 from nearhash.errors import InvalidArgumentError
 from nearhash.index.codecs.base import Codec
-from nearhash.index.codecs.f32 import Float32Codec
+from nearhash.index.codecs.float_rows import Float16Codec, Float32Codec
 from nearhash.index.codecs.lvq8 import LVQ8Codec
 
-CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Float32Codec, LVQ8Codec)}
+CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Float32Codec, Float16Codec, LVQ8Codec)}
 
 __all__ = ["CODECS", "Codec", "make_codec"]
 

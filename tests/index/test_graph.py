@@ -5,6 +5,7 @@ import pytest
 from conftest import DIM, clustered, exact_distances, make, recall
 
 import nearhash as nh
+from nearhash.index.codecs import make_codec
 from nearhash.index.vamana import Vamana
 
 
@@ -183,7 +184,7 @@ def test_pruned_links_are_never_those_of_a_parent():
     graph = Vamana(4, 16, 0)
     rows = np.zeros((500, 16), np.float32)
     rows[:, :4] = np.random.default_rng(0).standard_normal((500, 4))
-    graph.grow(rows, 4, 0, 1)
+    graph.grow(make_codec("f32", 4, has_extra=False).model, rows, 0, 1)
     parents = graph.tensors()["parents"]
     children = np.flatnonzero(parents >= 0)
     assert len(children) == 499

@@ -5,20 +5,24 @@ import numpy as np
 import pytest
 
 from nearhash.index.arrays import aligned_empty
+from nearhash.index.codecs import make_codec
 from nearhash.kernels import beam, codes, grow, prune, reference
 from nearhash.kernels import walk as walk_kernels
 from nearhash.kernels.pool import key_slot, make_key
 from nearhash.kernels.simd import pointer
 
+MODEL = make_codec("f32", 3, has_extra=False).model
+
 
 @numba.njit
-def walk(rows, dim, query, neighbours, entry, width, limit):
-    buffer, constants = codes.query_buffer(rows), np.empty(codes.CONSTANTS, np.float32)
-    codes.prepare(pointer(rows, 0), rows.shape[1], dim, query, pointer(buffer, 0), pointer(constants, 0))
+def walk(model, rows, query, neighbours, entry, width, limit):
+    scheme, table = model
+    buffer, constants = codes.query_buffer(scheme), np.empty(codes.CONSTANTS, np.float32)
+    codes.prepare(scheme, pointer(table, 0), pointer(rows, 0), query, pointer(buffer, 0), pointer(constants, 0))
     seen, fresh = np.zeros(len(rows), np.uint8), np.full(neighbours.shape[1], -9, np.int32)
     pool, expanded = np.full(width, np.uint64(0xDEAD)), np.full(limit, np.uint64(0xDEAD))
     size, steps = beam.beam_search(
-        pointer(buffer, 0), pointer(constants, 0), pointer(rows, 0), rows.shape[1], 16, pointer(neighbours, 0),
+        scheme, pointer(buffer, 0), pointer(constants, 0), pointer(rows, 0), 16, pointer(neighbours, 0),
         neighbours.shape[1], entry, pointer(seen, 0), np.uint8(1), pointer(fresh, 0), pointer(pool, 0), width,
         pointer(expanded, 0), limit,
     )  # fmt: skip
@@ -27,14 +31,15 @@ def walk(rows, dim, query, neighbours, entry, width, limit):
 
 
 @numba.njit
-def prune_list(rows, dim, node, distances, candidates, alpha, degree, parents):
-    buffer, constants = codes.query_buffer(rows), np.empty(codes.CONSTANTS, np.float32)
+def prune_list(model, rows, node, distances, candidates, alpha, degree, parents):
+    scheme, table = model
+    buffer, constants = codes.query_buffer(scheme), np.empty(codes.CONSTANTS, np.float32)
     keys = np.empty(len(candidates), np.uint64)
     for i in range(len(candidates)):
         keys[i] = make_key(distances[candidates[i]], candidates[i])
     kept = np.full(degree, -9, np.int32)
     count = prune.robust_prune(
-        pointer(buffer, 0), pointer(constants, 0), pointer(rows, 0), rows.shape[1], dim, node, pointer(keys, 0),
+        scheme, pointer(table, 0), pointer(buffer, 0), pointer(constants, 0), pointer(rows, 0), node, pointer(keys, 0),
         len(keys), alpha, degree, pointer(parents, 0), pointer(kept, 0),
     )  # fmt: skip
     return kept[:count]
@@ -63,7 +68,7 @@ def test_beam_search(seed):
     away = pairwise(rows)
     for width in (1, 2, 7, 64, 300):
         query, entry = (int(x) for x in rng.integers(0, count, 2))
-        found, expanded = walk(rows, 3, query, neighbours, entry, width, 400)
+        found, expanded = walk(MODEL, rows, query, neighbours, entry, width, 400)
         expected, order = reference.beam_search(away[query], neighbours, entry, width)
         assert found == expected
         assert expanded == order
@@ -88,7 +93,7 @@ def test_a_new_epoch_marks_nothing_as_seen():
 def test_beam_search_records_no_more_than_its_limit():
     rows = grid_rows(50, np.random.default_rng(0))
     neighbours = np.roll(np.arange(50, dtype=np.int32), -1)[:, None].copy()
-    found, expanded = walk(rows, 3, 0, neighbours, 0, 50, 5)
+    found, expanded = walk(MODEL, rows, 0, neighbours, 0, 50, 5)
     assert sorted(found) == list(range(50))
     assert expanded == [0, 1, 2, 3, 4]
 
@@ -108,7 +113,7 @@ def test_robust_prune(seed):
         parents[:] = -1
         parents[children] = node
         for alpha in (1.0, 1.1, 2.0):
-            kept = prune_list(rows, 3, node, away[node], candidates, np.float32(alpha), degree, parents).tolist()
+            kept = prune_list(MODEL, rows, node, away[node], candidates, np.float32(alpha), degree, parents).tolist()
             assert kept == reference.robust_prune(away, node, candidates.tolist(), alpha, degree, parents)
             assert set(children.tolist()) <= set(kept), "a child was pruned"
 
@@ -119,14 +124,16 @@ def test_duplicates_take_one_place():
     away = pairwise(rows)
     order = np.lexsort((np.arange(40), away[0]))
     candidates = order[order != 0].astype(np.int32)
-    kept = prune_list(rows, 3, 0, away[0], candidates, np.float32(1.1), 20, np.full(40, -1, np.int32))
+    kept = prune_list(MODEL, rows, 0, away[0], candidates, np.float32(1.1), 20, np.full(40, -1, np.int32))
     assert (kept < 30).sum() == 1
 
 
 def test_nothing_to_prune():
     rows = grid_rows(2, np.random.default_rng(1))
     empty = np.empty(0, np.int32)
-    assert len(prune_list(rows, 3, 0, np.zeros(2, np.float32), empty, np.float32(1), 4, np.full(2, -1, np.int32))) == 0
+    assert (
+        len(prune_list(MODEL, rows, 0, np.zeros(2, np.float32), empty, np.float32(1), 4, np.full(2, -1, np.int32))) == 0
+    )
 
 
 def test_links_are_appended_or_pruned():
@@ -142,7 +149,7 @@ def test_links_are_appended_or_pruned():
     parents[[5, 30]] = 9
     pairs = np.array([(7 << 32) | 20, (7 << 32) | 21, (9 << 32) | 30, (9 << 32) | 31], np.uint64)
     before = neighbours.copy()
-    grow.link_batch(rows, 3, neighbours, pairs, np.array([0, 2, 4]), 0, 2, np.float32(1.1), parents)
+    grow.link_batch(MODEL, rows, neighbours, pairs, np.array([0, 2, 4]), 0, 2, np.float32(1.1), parents)
     assert neighbours[7].tolist() == [1, 2, 20, 21]
     sources = np.array([3, 4, 5, 6, 30, 31])
     candidates = sources[np.lexsort((sources, away[9, sources]))].tolist()

@@ -1,22 +1,17 @@
 """LVQ-8 codes and distances against their reference and against the error that the paper's formula allows."""
 
-import numba
 import numpy as np
 import pytest
 
 from nearhash.index.arrays import aligned_empty
 from nearhash.kernels import codes as protocol
 from nearhash.kernels import lvq, reference
-from nearhash.kernels.simd import pointer
 
 
-@numba.njit
 def measure(rows, dim, first, second):
-    buffer, constants = protocol.query_buffer(rows), np.empty(protocol.CONSTANTS, np.float32)
-    buffer[:] = 77
-    width = rows.shape[1]
-    protocol.prepare(pointer(rows, 0), width, dim, first, pointer(buffer, 0), pointer(constants, 0))
-    return protocol.distance(pointer(buffer, 0), pointer(constants, 0), pointer(rows, 0), width, second)
+    model, out = protocol.Model(lvq.lvq8_scheme(dim), np.zeros(dim, np.float32)), np.full((1, 1), np.nan, np.float32)
+    protocol.distance_all(model, rows[first : first + 1], rows[second : second + 1], out)
+    return out[0, 0]
 
 
 def encode(vectors, mean=None, extra=None):
