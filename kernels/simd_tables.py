@@ -28,8 +28,10 @@ TABLE_LINE = 2 * LINE  # bytes of a query's tables for a group
 BYTE_PERMUTE = LEVEL == AVX512 and bool(binding.get_host_cpu_features().get("avx512vbmi"))
 # Queries that scan a list together, and blocks per step: as many sums as fit the registers. Codes are loaded and
 # taken apart once for all queries of a step.
-MANY_QUERIES, MANY_BLOCKS = (4, 2) if BYTE_PERMUTE else (2, 1)
-ONE_BLOCKS = 4 if BYTE_PERMUTE else 1
+MANY_QUERIES, MANY_BLOCKS = 4, 2
+ONE_BLOCKS = 4 if BYTE_PERMUTE else 2
+
+_EXACT_GROUPS = 32  # whose sums of bytes fit 16 bits: 32 * 8 * 255 < 2^16
 
 _BYTES, _SUMS = _vector(I8, LINE), _vector(I32, BLOCK)
 _FLOATS = _vector(F32, BLOCK)
@@ -54,6 +56,39 @@ def _look_up(builder: Any, table: Any, codes: Any) -> Any:
         value = builder.extract_element(table, builder.zext(builder.extract_element(codes, position), I32))
         result = builder.insert_element(result, value, position)
     return result
+
+
+# Vectors of two blocks (16 to 31 those of the second) in the order in which `_columns` has them.
+_COLUMN_ORDER = [
+    16 * block + 8 * part + 4 * lane + v for lane in (0, 1) for block in (0, 1) for part in (0, 1) for v in range(4)
+]
+
+
+def _columns(builder: Any, first: Any, second: Any) -> list[Any]:
+    """64 bytes each of two blocks as four times 32 bytes, one for each sub-quantiser, in `_COLUMN_ORDER`.
+
+    Every step is one AVX2 instruction: bytes are gathered within lanes of 16, then 4 x 4 double words transposed.
+    """
+    quarters = []
+    for line in (first, second):
+        for part in (0, 32):
+            lanes = [part + 16 * lane + 4 * v + j for lane in (0, 1) for j in range(4) for v in range(4)]
+            chosen = builder.shuffle_vector(line, line, ir.Constant(_vector(I32, 32), lanes))
+            quarters.append(builder.bitcast(chosen, _vector(I32, 8)))
+    low, high = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
+    pairs = [
+        builder.bitcast(
+            builder.shuffle_vector(*quarters[i : i + 2], ir.Constant(_vector(I32, 8), order)), _vector(I64, 4)
+        )
+        for order in (low, high)
+        for i in (0, 2)
+    ]
+    columns = []
+    for i in (0, 2):
+        for order in ([0, 4, 2, 6], [1, 5, 3, 7]):
+            column = builder.shuffle_vector(pairs[i], pairs[i + 1], ir.Constant(_vector(I32, 4), order))
+            columns.append(builder.bitcast(column, _vector(I8, 32)))
+    return columns
 
 
 def _sums(builder: Any, codes: Any, stride: Any, groups: Any, tables: list[Any], blocks: int) -> list[Any]:
@@ -103,6 +138,56 @@ def _sums(builder: Any, codes: Any, stride: Any, groups: Any, tables: list[Any],
                 sums[slot] = builder.add(sums[slot], builder.zext(total, _SUMS))
         return sums
 
+    def paired(begin, sums):
+        # Two blocks side by side: a register of 32 bytes looks the same table up for both. Pairs of bytes are summed as
+        # 16-bit numbers, `both`, and the upper bytes of the pairs once more, `odd`: up to 32 groups fit 16 bits.
+        sums, words, pair = list(sums), _vector(I16, 16), _vector(I8, 32)
+        limit = builder.add(begin, ir.Constant(I64, _EXACT_GROUPS))
+        end = builder.select(builder.icmp_signed("<", limit, groups), limit, groups)
+
+        def one(group, totals):
+            totals = list(totals)
+            at = builder.mul(group, ir.Constant(I64, LINE))
+            table_at = builder.mul(group, ir.Constant(I64, TABLE_LINE))
+            lines = [
+                _halves(
+                    builder,
+                    _load(builder, codes, builder.add(at, builder.mul(stride, ir.Constant(I64, block))), _BYTES),
+                )
+                for block in range(2)
+            ]
+            for half in range(2):
+                for column, wanted in enumerate(_columns(builder, lines[0][half], lines[1][half])):
+                    where = builder.add(table_at, ir.Constant(I64, LINE * half + 16 * column))
+                    for query, table in enumerate(tables):
+                        values = _load(builder, table, where, _vector(I8, 16))
+                        twice = builder.shuffle_vector(
+                            values, values, ir.Constant(_vector(I32, 32), 2 * list(range(16)))
+                        )
+                        found = builder.bitcast(_call(builder, "llvm.x86.avx2.pshuf.b", pair, [twice, wanted]), words)
+                        both, odd = totals[2 * query : 2 * query + 2]
+                        totals[2 * query] = builder.add(both, found)
+                        totals[2 * query + 1] = builder.add(odd, builder.lshr(found, _splat(words, 8)))
+            return totals
+
+        totals = _loop(builder, begin, end, 1, [_splat(words, 0)] * (2 * len(tables)), one)
+        for query in range(len(tables)):
+            both, odd = totals[2 * query : 2 * query + 2]
+            even = builder.sub(both, builder.shl(odd, _splat(words, 8)))
+            for block in range(2):
+                places = [_COLUMN_ORDER.index(16 * block + vector) for vector in range(16)]
+                order = ir.Constant(_vector(I32, 16), [place // 2 + 16 * (place % 2) for place in places])
+                total = builder.zext(builder.shuffle_vector(even, odd, order), _SUMS)
+                sums[query * 2 + block] = builder.add(sums[query * 2 + block], total)
+        return sums
+
+    if LEVEL in (AVX512, AVX2) and not BYTE_PERMUTE and blocks == 2:
+        rounds = builder.and_(
+            builder.add(groups, ir.Constant(I64, _EXACT_GROUPS - 1)), ir.Constant(I64, -_EXACT_GROUPS)
+        )
+        return list(
+            _loop(builder, ir.Constant(I64, 0), rounds, _EXACT_GROUPS, [_splat(_SUMS, 0)] * (2 * len(tables)), paired)
+        )
     step = permuted if BYTE_PERMUTE else separate
     return list(_loop(builder, ir.Constant(I64, 0), groups, 1, [_splat(_SUMS, 0)] * (len(tables) * blocks), step))
 
