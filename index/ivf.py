@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from nearhash.errors import InvalidArgumentError, NotTrainedError
 from nearhash.index.arguments import as_matrix, check_count
 from nearhash.index.arrays import Growable, aligned_empty
-from nearhash.index.base import Progress, Slots, VectorIndex
+from nearhash.index.base import Progress, Slots
 from nearhash.index.exact import exact_search
 from nearhash.index.hits import Hits
 from nearhash.index.inverted import Entries, InvertedLists
@@ -17,6 +17,8 @@ from nearhash.index.points import Filter, NewPoints
 from nearhash.index.predicates import Predicate
 from nearhash.index.programs import Program
 from nearhash.index.storage import take_tensor
+from nearhash.index.tune import Space, TunableIndex
+from nearhash.index.tuned import Tuned
 from nearhash.kernels.lists import POOL_SLACK, Restriction, passing_share, search_lists
 from nearhash.kernels.rerank import rerank as rerank_keys
 from nearhash.kernels.scan import DOT, L2
@@ -35,6 +37,9 @@ GROWTH = 0.5
 OUTGROWN, SETTLED = 4, 20_000
 BATCH = 1024  # queries searched at once by a thread: the more, the more share a list
 POOL_BYTES = 1 << 22
+# For `tune`: measuring a candidate exactly costs as much as scanning so many codes.
+RERANK_WORK = 60
+RERANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # times k, that `tune` tries
 
 _NO_STEPS: NDArray[np.int64] = np.empty(0, np.int64)
 
@@ -46,7 +51,7 @@ class Effort(NamedTuple):
     rerank: int
 
 
-class IVFIndex(VectorIndex):
+class IVFIndex(TunableIndex):
     """Approximate nearest neighbours by scanning the lists of a partition.
 
     Every vector belongs to the list of its nearest centroid and is there as a code of 4 bits for each two dimensions or
@@ -82,6 +87,7 @@ class IVFIndex(VectorIndex):
 
     kind = "ivf"
     _SETTINGS = ("lists", "codec", "seed", "spill")
+    _EFFORTS = Effort._fields
 
     def __init__(
         self,
@@ -135,7 +141,7 @@ class IVFIndex(VectorIndex):
         if self._points.slots:
             entries = model.encode(self._vectors.view, 0, self.spill, resolve_threads(self.threads), progress)
             lists.replace(self._described(entries, self._points.labels, self._points.columns))
-        self._model, self._lists = model, lists
+        self._model, self._lists, self._tuned = model, lists, Tuned()
 
     def _new_model(self, sample: NDArray[np.float32]) -> Model:
         return Model.learn(sample, self.metric, self.lists, self.seed, resolve_threads(self.threads))
@@ -149,7 +155,9 @@ class IVFIndex(VectorIndex):
     ) -> Entries:
         """Entries with the labels and attributes of their slots; those given begin at slot `first`."""
         own = np.empty(0) if labels is None else labels[entries.slots - first]
-        return entries._replace(labels=own, columns=columns[:, entries.slots - first] if len(columns) else entries.columns)
+        return entries._replace(
+            labels=own, columns=columns[:, entries.slots - first] if len(columns) else entries.columns
+        )
 
     def _insert(self, rows: NDArray[Any], new: NewPoints, progress: Progress | None) -> None:
         present = self._points.slots
@@ -181,6 +189,8 @@ class IVFIndex(VectorIndex):
         except BaseException:
             self._vectors.truncate(present)
             raise
+        if model is not self._model:
+            self._tuned = Tuned()  # found for other lists
         self._model, self._lists = model, lists
 
     @staticmethod
@@ -212,6 +222,7 @@ class IVFIndex(VectorIndex):
         where: Predicate | None = None,
         probes: int = 32,
         rerank: int = 100,
+        recall: float | None = None,
     ) -> Hits:
         """The k nearest vectors of each query, approximately; other arguments are those of `VectorIndex.search`.
 
@@ -222,13 +233,15 @@ class IVFIndex(VectorIndex):
             what they leave out, or are answered by an exact scan where little is left.
         rerank : int
             Effort: how many of the best codes are measured exactly, at least k.
+        recall : float, optional
+            Instead of an effort: that which `tune` found for such a recall.
 
         Returns
         -------
         Hits
             Ids and exact distances, each (q, k); ties in the order in which the vectors were added.
         """
-        effort = Effort(check_count(probes, "probes"), check_count(rerank, "rerank"))
+        effort = self._search_effort(k, recall, probes=probes, rerank=rerank)
         return self._search(queries, k, window, allow, threads, where, effort)
 
     def _filter(
@@ -316,7 +329,30 @@ class IVFIndex(VectorIndex):
 
         run_chunks(task, len(queries), threads, batch)
 
+    # --- effort ---
+
+    def _effort_space(self, k: int) -> Space:
+        assert self._lists is not None
+        length = self._lists.entries / len(self._lists.sizes)
+        reranks = [{"rerank": factor * k} for factor in RERANKS if factor * k < self._points.slots or factor == 1]
+
+        def work(effort: dict[str, int]) -> float:
+            return effort["probes"] * length + effort["rerank"] * RERANK_WORK
+
+        return Space("probes", 1, len(self._lists.sizes), reranks, work)
+
+    def _effort_of(self, effort: dict[str, int]) -> Effort:
+        return Effort(**effort)
+
+    def _exact(self, queries: NDArray[Any], k: int, threads: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        everything, vectors = self._points.filter(len(queries), None, None), self._vectors.view
+        return exact_search(queries, vectors, np.empty(0, np.float32), self.metric, everything, k, threads)
+
     # --- facts ---
+
+    def info(self) -> dict[str, Any]:
+        """Facts about the index, ready for JSON; `trained_lists` is how many lists it has."""
+        return {**super().info(), "trained_lists": 0 if self._lists is None else len(self._lists.sizes)}
 
     def drift(self) -> "Drift":
         """How well partition and codes fit the vectors in the index now, against when they were learned.

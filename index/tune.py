@@ -5,7 +5,7 @@ import time
 from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -204,6 +204,9 @@ class TunableIndex(VectorIndex):
     Files keep what was chosen, under ``tuned`` of the header.
     """
 
+    _EFFORTS: ClassVar[tuple[str, ...]]
+    """Keyword arguments of `search` that `tune` chooses."""
+
     def __init__(self, dim: int, metric: str, threads: int | None = None) -> None:
         super().__init__(dim, metric, threads)
         self._tuned = Tuned()
@@ -294,8 +297,7 @@ class TunableIndex(VectorIndex):
     @classmethod
     def _from_file(cls: type[Self], header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Self:
         index = super()._from_file(header, tensors)
-        space = index._effort_space(1)
-        index._tuned = Tuned.restored(header.get("tuned", []), {space.parameter, *space.lanes[0]})
+        index._tuned = Tuned.restored(header.get("tuned", []), set(cls._EFFORTS))
         return index
 
     # --- to be filled in ---

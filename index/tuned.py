@@ -45,7 +45,7 @@ class Tuned(tuple[TunedEntry, ...]):
         if not reaching:
             known = ", ".join(f"{own.recall:g} at k = {own.k}" for own in self) or "none"
             raise InvalidArgumentError(
-                f"recall: expected at most a recall, at most at a k, that tune has found the effort for ({known}), "
+                f"recall: expected one that tune has found the effort for ({known}) or less, at such a k or less, "
                 f"got {recall:g} at k = {k}; call tune(queries, k={k}, recall={recall:g})"
             )
         return dict(min(reaching, key=lambda own: (own.recall, own.k)).effort)

@@ -11,13 +11,21 @@ from benchmarks.peers.faiss_indexes import (
     FaissIvfRabitq,
 )
 from benchmarks.peers.hnswlib_hnsw import HnswlibHnsw
-from benchmarks.peers.nearhash_indexes import NearhashFlat, NearhashGraphF32, NearhashGraphLvq8
+from benchmarks.peers.nearhash_indexes import (
+    NearhashFlat,
+    NearhashGraphF32,
+    NearhashGraphLvq8,
+    NearhashIvf,
+    NearhashIvfSpill,
+)
 from benchmarks.peers.scann_tree import ScannFewLeaves, ScannManyLeaves, ScannSoar, ScannTree
 from benchmarks.peers.usearch_hnsw import UsearchBf16, UsearchF16, UsearchF32
 
 PEERS: dict[str, type[Peer]] = {
     peer.name: peer
     for peer in (
+        NearhashIvf,
+        NearhashIvfSpill,
         NearhashGraphLvq8,
         NearhashGraphF32,
         NearhashFlat,

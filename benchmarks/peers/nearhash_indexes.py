@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers.base import Effort, Lane, Peer
+from benchmarks.peers.base import Effort, Lane, Peer, rerank_lanes
 
 if TYPE_CHECKING:
-    from nearhash import FlatIndex, GraphIndex
+    from nearhash import FlatIndex, GraphIndex, IVFIndex
 
 
 class NearhashFlat(Peer):
@@ -78,6 +78,42 @@ class NearhashGraphLvq8(NearhashGraph):
 class NearhashGraphF32(NearhashGraph):
     name = "nearhash-graph-f32"
     codec = "f32"
+
+
+class NearhashIvf(Peer):
+    """IVFIndex with its default number of lists."""
+
+    name = "nearhash-ivf"
+    package = "nearhash"
+    reference = "docs/design.md"
+    family = "nearhash-ivf"
+    spill = False
+    index: "IVFIndex"
+
+    def prepare(self) -> None:
+        compile_ahead(type(self)())
+
+    def build(self, base: NDArray[Any], metric: str, threads: int) -> None:
+        import nearhash as nh
+
+        self.index = nh.IVFIndex(base.shape[1], metric=metric, spill=self.spill, threads=threads)
+        self.index.add(base)
+        facts = self.index.info()
+        self.parameters = {name: facts[name] for name in ("trained_lists", "codec", "spill", "seed")}
+
+    def lanes(self, k: int) -> list[Lane]:
+        return rerank_lanes("probes", self.parameters["trained_lists"], "rerank", k)
+
+    def search(self, queries: NDArray[Any], k: int, effort: Effort, threads: int = 1) -> NDArray[Any]:
+        return self.index.search(queries, k, threads=threads, **effort).ids
+
+    def nbytes(self) -> int | None:
+        return self.index.nbytes
+
+
+class NearhashIvfSpill(NearhashIvf):
+    name = "nearhash-ivf-spill"
+    spill = True
 
 
 def compile_ahead(peer: Peer) -> None:
