@@ -245,9 +245,7 @@ class VectorIndex(ABC):
         floats = for_kernels(as_float32(matrix, "queries"))
         return normalised(floats) if self.metric == "cosine" else floats
 
-    def _filter(
-        self, queries: int, window: ArrayLike | None, allow: ArrayLike | None, where: Predicate | None
-    ) -> Any:
+    def _filter(self, queries: int, window: ArrayLike | None, allow: ArrayLike | None, where: Predicate | None) -> Any:
         """What `_nearest` gets as `wanted`; for an index that filters in a way of its own to override."""
         return self._points.filter(queries, window, allow, where)
 

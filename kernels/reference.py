@@ -140,4 +140,5 @@ def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """Rows divided by their norms; zero rows stay zero."""
     wide = rows.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
+    units: NDArray[np.float64] = np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
+    return units

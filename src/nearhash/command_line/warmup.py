@@ -63,24 +63,26 @@ def exercise(make: Callable[[], Any]) -> None:
     rows = np.random.default_rng(0).integers(0, 100, (ROWS, DIM)).astype(np.float32)
     half = ROWS // 2
     index = make()
-    index.add(rows[:half], labels=np.arange(half))
+    index.add(rows[:half], labels=np.arange(half), attributes={"part": np.arange(half)})
     search_in_every_way(index, rows)
     with TemporaryDirectory(prefix="nearhash-warmup-") as folder:
         file = Path(folder) / "index.nearhash"
         index.save(file)
         mapped = nh.load(file, mmap=True)
     search_in_every_way(mapped, rows)
-    ids = mapped.add(rows[half:], labels=np.arange(half))
+    ids = mapped.add(rows[half:], labels=np.arange(half), attributes={"part": np.arange(half)})
     mapped.remove(ids[:10])
     search_in_every_way(mapped, rows)
 
 
 def search_in_every_way(index: Any, rows: npt.NDArray[np.float32]) -> None:
     """Search with few queries and many, of both types, and with every kind of filter."""
+    import nearhash as nh
+
     filters: list[dict[str, Any]] = [{}]
     for allowed in ALLOWED:
         window, allow = {"window": (0, allowed)}, {"allow": index.ids[:allowed]}
-        filters += [window, allow, window | allow]
+        filters += [window, allow, window | allow, {"where": nh.where.range("part", 0, allowed)}]
     # A graph answers filters by a walk or by a scan, as the beam makes the one or the other cheaper.
     efforts: tuple[dict[str, int], ...] = ({"beam": 1}, {"beam": 64}) if index.info()["kind"] == "graph" else ({},)
     for batch, dtype, effort in product(BATCHES, (np.float32, np.uint8), efforts):
