@@ -3,11 +3,13 @@
 ``docs/format.md`` describes the bytes.
 """
 
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import FileIO
-from mmap import ACCESS_COPY, mmap
+from mmap import ACCESS_COPY, ALLOCATIONGRANULARITY, mmap
 from os import PathLike
 from stat import S_ISREG
 from typing import Any
@@ -25,6 +27,7 @@ from nearhash.index.storage_header import (
     START_BYTES,
     TENSOR_NAME,
     Contents,
+    Entry,
     digits,
     encode_header,
     encode_json,
@@ -39,7 +42,31 @@ _CHUNK_BYTES = 1 << 18
 # --- write ---
 
 
-def write_file(path: str | PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+@dataclass(frozen=True)
+class Stream:
+    """A tensor larger than memory, made while it is written.
+
+    Attributes
+    ----------
+    dtype, shape
+        Of the whole.
+    chunks : callable
+        Given the offset from the start of the file at which the tensor begins, its elements in C order, as arrays of
+        this dtype. Tensors of later names are written afterwards, so what comes out of making this one may go there.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    chunks: Callable[[int], Iterable[NDArray[Any]]]
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+def write_file(
+    path: str | PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any] | Stream]
+) -> None:
     """Write a file atomically and durably.
 
     The file appears under its name complete and on disk, or not at all: on any failure an older file of that name
@@ -51,9 +78,10 @@ def write_file(path: str | PathLike[str], header: Mapping[str, Any], tensors: Ma
         If it is a symbolic link, the file that it points to is replaced.
     header : dict of str to JSON values
         Finite numbers, strings, booleans, None, lists and dicts with string keys, nested at most 16 deep.
-    tensors : mapping of str to arrays
+    tensors : mapping of str to arrays or streams
         bool, integers of 8 to 64 bits, float16, float32 or float64; any memory layout and byte order, at most 8
-        dimensions. Names are letters, digits, ``_``, ``.`` and ``-``, and start with a letter or digit.
+        dimensions. Names are letters, digits, ``_``, ``.`` and ``-``, and start with a letter or digit. They are
+        written in the order of their names.
 
     Raises
     ------
@@ -75,24 +103,31 @@ def write_file(path: str | PathLike[str], header: Mapping[str, Any], tensors: Ma
         for name, array in arrays.items():
             padding = -position % ALIGNMENT
             _write_all(file, memoryview(bytes(padding)))
-            for chunk in _chunks(array):
+            position += padding + array.nbytes
+            for chunk in _chunks(array) if isinstance(array, np.ndarray) else _streamed(array, position - array.nbytes):
                 checksums[name] = google_crc32c.extend(checksums[name], chunk)
                 _write_all(file, chunk.data)
-            position += padding + array.nbytes
+            if file.tell() != position:
+                raise InvalidArgumentError(
+                    f"tensors: expected {array.nbytes:,} bytes of {name!r}, the stream gave "
+                    f"{file.tell() - position + array.nbytes:,}"
+                )
         file.seek(0)
         _write_all(file, memoryview(encode_header(header_text, layout, checksums)))
 
     _replace_file(os.path.realpath(os.fsdecode(path)), write)
 
 
-def _storable(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
+def _storable(name: str, tensor: NDArray[Any] | Stream) -> NDArray[Any] | Stream:
     if not isinstance(name, str) or not TENSOR_NAME.fullmatch(name):
         raise InvalidArgumentError(f"tensors: expected names of letters, digits, '_', '.' and '-', got {name!r}")
-    array = np.asarray(tensor)
+    array = tensor if isinstance(tensor, Stream) else np.asarray(tensor)
     if array.dtype.newbyteorder("<") not in DTYPE_NAMES:
         raise DtypeError(f"tensors: {name!r} has dtype {array.dtype}, expected bool, an integer or a float")
-    if array.ndim > MAX_DIMENSIONS:
-        raise InvalidArgumentError(f"tensors: {name!r} has {array.ndim} dimensions, expected at most {MAX_DIMENSIONS}")
+    if len(array.shape) > MAX_DIMENSIONS:
+        raise InvalidArgumentError(
+            f"tensors: {name!r} has {len(array.shape)} dimensions, expected at most {MAX_DIMENSIONS}"
+        )
     return array
 
 
@@ -103,6 +138,12 @@ def _chunks(array: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
     step = _CHUNK_BYTES // stored.itemsize
     for start in range(0, array.size, step):
         yield flat[start : start + step].astype(stored, copy=False).view(np.uint8)
+
+
+def _streamed(stream: Stream, start: int) -> Iterator[NDArray[np.uint8]]:
+    for chunk in stream.chunks(start):
+        flat = np.ascontiguousarray(chunk).reshape(-1)
+        yield flat.astype(stream.dtype.newbyteorder("<"), casting="equiv", copy=False).view(np.uint8)
 
 
 def _write_all(file: FileIO, data: memoryview) -> None:
@@ -169,13 +210,47 @@ def read_file(
     """
     with _open(path) as file, _naming(path):
         contents = _read_contents(file)
-        tensors = _mapped(file, contents) if mmap else _copied(file, contents)
-        for name, tensor in tensors.items():
-            if verify:
-                _check_checksum(name, tensor, contents.checksums[name])
-            if tensor.dtype == np.bool_ and tensor.size and tensor.view(np.uint8).max() > 1:
-                raise CorruptIndexError(f"tensor {name!r}: expected bytes 0 and 1 for bool")
-        return contents.header, tensors
+        return contents.header, _read_tensors(file, contents, contents.tensors, mmap, verify)
+
+
+@dataclass(frozen=True)
+class Left:
+    """A tensor that was left in its file: an open descriptor, which is the caller's to close, and where it is."""
+
+    descriptor: int
+    entry: Entry
+
+
+def read_file_without(
+    path: str | PathLike[str], left: str, mmap: bool = True, verify: bool = True
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]], Left]:
+    """As `read_file`, but one tensor, named `left`, is not read, nor is its checksum compared.
+
+    Raises
+    ------
+    CorruptIndexError
+        Also if there is no such tensor.
+    """
+    with _open(path) as file, _naming(path):
+        contents = _read_contents(file)
+        entries = dict(contents.tensors)
+        entry = entries.pop(left, None)
+        if entry is None:
+            raise CorruptIndexError(f"tensor {left!r}: expected one, got none")
+        tensors = _read_tensors(file, contents, entries, mmap, verify)
+        return contents.header, tensors, Left(os.dup(file.fileno()), entry)
+
+
+def _read_tensors(
+    file: FileIO, contents: Contents, entries: Mapping[str, Entry], mmap: bool, verify: bool
+) -> dict[str, NDArray[Any]]:
+    tensors = {name: _mapped(file, entry) if mmap else _copied(file, entry) for name, entry in entries.items()}
+    for name, tensor in tensors.items():
+        if verify:
+            _check_checksum(name, tensor, contents.checksums[name])
+        if tensor.dtype == np.bool_ and tensor.size and tensor.view(np.uint8).max() > 1:
+            raise CorruptIndexError(f"tensor {name!r}: expected bytes 0 and 1 for bool")
+    return tensors
 
 
 def take_tensor(
@@ -253,25 +328,24 @@ def _read_contents(file: FileIO) -> Contents:
     return contents
 
 
-def _mapped(file: FileIO, contents: Contents) -> dict[str, NDArray[Any]]:
-    """Arrays over the file's pages; the arrays keep the map alive.
+def _mapped(file: FileIO, entry: Entry) -> NDArray[Any]:
+    """An array over the file's pages; it keeps the map alive.
 
     The map is private and writable although nothing here writes to it: a read-only array is another type to Numba, and
     every kernel would be compiled once more for each combination of its arguments.
     """
-    raw = np.frombuffer(mmap(file.fileno(), 0, access=ACCESS_COPY), np.uint8)
-    return {
-        name: raw[entry.start : entry.stop].view(entry.dtype).reshape(entry.shape)
-        for name, entry in contents.tensors.items()
-    }
+    if entry.start == entry.stop:
+        return np.empty(entry.shape, entry.dtype)
+    before = entry.start % ALLOCATIONGRANULARITY
+    pages = mmap(file.fileno(), entry.stop - entry.start + before, access=ACCESS_COPY, offset=entry.start - before)
+    return np.frombuffer(pages, np.uint8)[before:].view(entry.dtype).reshape(entry.shape)
 
 
-def _copied(file: FileIO, contents: Contents) -> dict[str, NDArray[Any]]:
-    """Arrays in memory of their own."""
-    tensors = {name: aligned_empty(entry.shape, entry.dtype) for name, entry in contents.tensors.items()}
-    for name, entry in contents.tensors.items():
-        _read_into(file, entry.start, tensors[name].reshape(-1).view(np.uint8).data)
-    return tensors
+def _copied(file: FileIO, entry: Entry) -> NDArray[Any]:
+    """An array in memory of its own."""
+    tensor = aligned_empty(entry.shape, entry.dtype)
+    _read_into(file, entry.start, tensor.reshape(-1).view(np.uint8).data)
+    return tensor
 
 
 def _check_checksum(name: str, tensor: NDArray[Any], expected: str) -> None:
