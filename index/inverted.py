@@ -23,13 +23,13 @@ Positions = NDArray[np.int64]
 class Entries(NamedTuple):
     """Entries of lists, one a row of each array.
 
-    numbers (n,) int32, list; slots (n,) int32; words (n, words) uint32, see `pack`; factors (f, n) float32: bias, and
-    rescale and error where the codes have them; labels (n,) float64 or (0,); columns (a, n) int64.
+    numbers (n,) int32, list; slots (n,) int32; codes (n, width) of the dtype of the lists; factors (f, n) float32:
+    bias, and rescale and error where the codes have them; labels (n,) float64 or (0,); columns (a, n) int64.
     """
 
     numbers: NDArray[np.int32]
     slots: NDArray[np.int32]
-    words: NDArray[np.uint32]
+    codes: NDArray[Any]
     factors: NDArray[np.float32]
     labels: NDArray[np.float64]
     columns: NDArray[np.int64]
@@ -37,7 +37,7 @@ class Entries(NamedTuple):
     def take(self, chosen: Positions) -> "Entries":
         labels = self.labels[chosen] if len(self.labels) else self.labels
         return Entries(
-            self.numbers[chosen], self.slots[chosen], self.words[chosen], self.factors[:, chosen], labels,
+            self.numbers[chosen], self.slots[chosen], self.codes[chosen], self.factors[:, chosen], labels,
             self.columns[:, chosen],
         )  # fmt: skip
 
@@ -55,6 +55,24 @@ class Entries(NamedTuple):
         return self.take(np.lexsort(keys))
 
 
+class Layout(NamedTuple):
+    """How codes lie in lists.
+
+    width: elements of dtype of a code; blocked: codes of 16 entries are interleaved, element by element (``kernels.
+    simd_tables``), rather than one behind the other; factors: float32 numbers of an entry.
+    """
+
+    width: int
+    dtype: Any
+    blocked: bool
+    factors: int
+
+    def empty(self, blocks: int) -> NDArray[Any]:
+        """Uninitialised codes of so many blocks."""
+        shape = (blocks, self.width, BLOCK) if self.blocked else (blocks * BLOCK, self.width)
+        return aligned_empty(shape, self.dtype)
+
+
 class InvertedLists:
     """Lists that grow: each has a run of blocks of its own, and moves behind all others when that is full.
 
@@ -62,26 +80,23 @@ class InvertedLists:
     ----------
     lists : int
         How many.
-    words : int
-        32-bit words of a code.
-    factors : int
-        float32 numbers of an entry: 1 (bias) or 3 (bias, rescale, error).
+    layout : Layout
     columns : int
         Attribute columns.
     labelled : bool
         Whether entries have labels. Lists are sorted by them.
     """
 
-    def __init__(self, lists: int, words: int, factors: int, columns: int = 0, labelled: bool = False) -> None:
-        self.words = words
+    def __init__(self, lists: int, layout: Layout, columns: int = 0, labelled: bool = False) -> None:
+        self.layout = layout
         self.labelled = labelled
         self.sizes: NDArray[np.int64] = np.zeros(lists, np.int64)
         self._starts: NDArray[np.int64] = np.zeros(lists, np.int64)
         self._room: NDArray[np.int64] = np.zeros(lists, np.int64)  # blocks
         self._used = 0  # blocks
-        self._codes = aligned_empty((SLACK, words, BLOCK), np.uint32)
+        self._codes = layout.empty(SLACK)
         self._slots: NDArray[np.int32] = np.zeros(SLACK * BLOCK, np.int32)
-        self._factors: NDArray[np.float32] = np.full((factors, SLACK * BLOCK), np.inf, np.float32)
+        self._factors: NDArray[np.float32] = np.full((layout.factors, SLACK * BLOCK), np.inf, np.float32)
         self._labels: NDArray[np.float64] = np.zeros(SLACK * BLOCK if labelled else 0)
         self._columns: NDArray[np.int64] = np.zeros((columns, SLACK * BLOCK), np.int64)
         self._view: Lists | None = None
@@ -104,12 +119,14 @@ class InvertedLists:
     def arrays(self) -> Lists:
         """The lists as kernels take them; valid until the next change."""
         if self._view is None:
-            codes = self._codes.view(np.uint8).reshape(len(self._codes), self.words * LINE)
+            codes = self._codes
+            if self.layout.blocked:
+                codes = codes.view(np.uint8).reshape(len(codes), self.layout.width * LINE)
+            bias = self._factors[0] if len(self._factors) else np.empty(0, np.float32)
             rescale, error = (self._factors[1], self._factors[2]) if len(self._factors) > 1 else (None, None)
             self._view = Lists(
-                self._starts, self.sizes, self._slots, codes, self._factors[0], rescale, error, self._labels,
-                self._columns,
-            )  # fmt: skip
+                self._starts, self.sizes, self._slots, codes, bias, rescale, error, self._labels, self._columns
+            )
         return self._view
 
     # --- change ---
@@ -145,7 +162,7 @@ class InvertedLists:
     def _write_all(self, entries: Entries, sizes: NDArray[np.int64]) -> None:
         """Write sorted entries to arrays of their own, without a gap between lists."""
         room = _blocks(sizes)
-        fresh = InvertedLists(len(sizes), self.words, len(self._factors), len(self._columns), self.labelled)
+        fresh = InvertedLists(len(sizes), self.layout, len(self._columns), self.labelled)
         fresh._reserve(int(room.sum()))
         fresh._starts, fresh._room, fresh.sizes = np.cumsum(room) - room, room, sizes.astype(np.int64)
         fresh._used = int(room.sum())
@@ -157,7 +174,10 @@ class InvertedLists:
         counts = np.bincount(entries.numbers, minlength=len(self.sizes))
         within = np.arange(len(entries.slots)) - np.repeat(np.cumsum(counts) - counts, counts)
         at = self._starts[entries.numbers] * BLOCK + within
-        self._codes[at // BLOCK, :, at % BLOCK] = entries.words
+        if self.layout.blocked:
+            self._codes[at // BLOCK, :, at % BLOCK] = entries.codes
+        else:
+            self._codes[at] = entries.codes
         self._slots[at] = entries.slots
         self._factors[:, at] = entries.factors
         if self.labelled:
@@ -167,13 +187,13 @@ class InvertedLists:
 
     def _reserve(self, blocks: int) -> None:
         """Make room for so many blocks in all."""
-        present = len(self._codes)
+        present = len(self._slots) // BLOCK
         if blocks + SLACK <= present:
             return
         capacity = blocks + SLACK if not self._used else max(blocks + SLACK, present + present // 4)
         more = (capacity - present) * BLOCK
-        codes = aligned_empty((capacity, self.words, BLOCK), np.uint32)
-        codes[:present], codes[present:] = self._codes, 0
+        codes, filled = self.layout.empty(capacity), len(self._codes)
+        codes[:filled], codes[filled:] = self._codes, 0
         slots = np.concatenate([self._slots, np.zeros(more, np.int32)])
         factors = np.concatenate([self._factors, np.full((len(self._factors), more), np.inf, np.float32)], axis=1)
         labels = np.concatenate([self._labels, np.zeros(more)]) if self.labelled else self._labels
@@ -190,9 +210,14 @@ class InvertedLists:
         at = np.repeat(self._starts[numbers] * BLOCK, counts) + within
         labels = self._labels[at] if self.labelled else self._labels
         return Entries(
-            np.repeat(numbers, counts).astype(np.int32), self._slots[at], self._codes[at // BLOCK, :, at % BLOCK],
-            self._factors[:, at], labels, self._columns[:, at],
+            np.repeat(numbers, counts).astype(np.int32), self._slots[at], self._codes_at(at), self._factors[:, at],
+            labels, self._columns[:, at],
         )  # fmt: skip
+
+    def _codes_at(self, places: Positions) -> NDArray[Any]:
+        if self.layout.blocked:
+            return np.ascontiguousarray(self._codes[places // BLOCK, :, places % BLOCK])
+        return self._codes[places]
 
     def everything(self) -> Entries:
         """All entries, in the order of the lists."""
@@ -203,10 +228,10 @@ class InvertedLists:
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Arrays for a file: lists without gaps, whatever happened to them before."""
         tight = self
-        if int((_blocks(self.sizes)).sum()) + SLACK != len(self._codes) or (np.diff(self._starts) < 0).any():
-            tight = InvertedLists(len(self.sizes), self.words, len(self._factors), len(self._columns), self.labelled)
+        if (int(_blocks(self.sizes).sum()) + SLACK) * BLOCK != len(self._slots) or (np.diff(self._starts) < 0).any():
+            tight = InvertedLists(len(self.sizes), self.layout, len(self._columns), self.labelled)
             tight.replace(self.everything())
-        codes = tight._codes.reshape(len(tight._codes), -1)
+        codes = tight._codes.reshape(len(tight._codes), -1) if self.layout.blocked else tight._codes
         return {"sizes": tight.sizes, "slots": tight._slots, "codes": codes, "factors": tight._factors}
 
     def restore(
@@ -228,10 +253,13 @@ class InvertedLists:
         total = int(room.sum())
         capacity = total + SLACK
         slots = take_tensor(tensors, "slots", np.int32, (capacity * BLOCK,))
-        codes = take_tensor(tensors, "codes", np.uint32, (capacity, self.words * BLOCK))
+        shape = (capacity, self.layout.width * BLOCK) if self.layout.blocked else (capacity * BLOCK, self.layout.width)
+        codes = take_tensor(tensors, "codes", self.layout.dtype, shape)
+        if self.layout.blocked:
+            codes = codes.reshape(capacity, self.layout.width, BLOCK)
         factors = take_tensor(tensors, "factors", np.float32, (len(self._factors), capacity * BLOCK))
         self._starts, self._room, self.sizes, self._used = np.cumsum(room) - room, room, sizes, total
-        self._slots, self._codes, self._factors = slots, codes.reshape(capacity, self.words, BLOCK), factors
+        self._slots, self._codes, self._factors = slots, codes, factors
         self._view = None
         at = self._places()
         own = slots[at]
@@ -262,7 +290,7 @@ class InvertedLists:
         entries = self.everything()
         own = np.empty(0) if labels is None else labels[entries.slots]
         entries = entries._replace(labels=own, columns=columns[:, entries.slots])
-        fresh = InvertedLists(len(self.sizes), self.words, len(self._factors), len(columns), labels is not None)
+        fresh = InvertedLists(len(self.sizes), self.layout, len(columns), labels is not None)
         fresh.replace(entries)
         self.__dict__.update(fresh.__dict__)
 

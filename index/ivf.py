@@ -7,22 +7,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import InvalidArgumentError, NotTrainedError
 from nearhash.index.arguments import as_matrix, check_count
-from nearhash.index.arrays import Growable, aligned_empty
+from nearhash.index.arrays import Growable
 from nearhash.index.base import Progress, Slots
 from nearhash.index.exact import exact_search
 from nearhash.index.hits import Hits
 from nearhash.index.inverted import Entries, InvertedLists
 from nearhash.index.ivf_model import Model
+from nearhash.index.list_codes import Task, Work, make_list_codes
 from nearhash.index.points import Filter, NewPoints
 from nearhash.index.predicates import Predicate
 from nearhash.index.programs import Program
 from nearhash.index.storage import take_tensor
 from nearhash.index.tune import Space, TunableIndex
 from nearhash.index.tuned import Tuned
-from nearhash.kernels.lists import POOL_SLACK, Restriction, passing_share, search_lists
+from nearhash.kernels.lists import POOL_SLACK, Restriction, passing_share
 from nearhash.kernels.rerank import rerank as rerank_keys
 from nearhash.kernels.scan import DOT, L2
-from nearhash.kernels.simd_tables import CONSTANTS
 from nearhash.kernels.threads import resolve_threads, run_chunks
 
 # The lists nearest to a query are scanned before all others, for a threshold that the rest is measured by. Between 1
@@ -101,9 +101,7 @@ class IVFIndex(TunableIndex):
     ) -> None:
         super().__init__(dim, metric, threads)
         self.lists = None if lists is None else check_count(lists, "lists", most=1 << 24)
-        if codec != "pq4":
-            raise InvalidArgumentError(f"codec: expected 'pq4', got {codec!r}")
-        self.codec = codec
+        self.codec = make_list_codes(codec, self.dim, self.metric).name
         self.seed = check_count(seed, "seed", least=0, most=2**64 - 1)
         if not isinstance(spill, bool):
             raise InvalidArgumentError(f"spill: expected True or False, got {spill!r}")
@@ -144,10 +142,10 @@ class IVFIndex(TunableIndex):
         self._model, self._lists, self._tuned = model, lists, Tuned()
 
     def _new_model(self, sample: NDArray[np.float32]) -> Model:
-        return Model.learn(sample, self.metric, self.lists, self.seed, resolve_threads(self.threads))
+        return Model.learn(sample, self.metric, self.codec, self.lists, self.seed, resolve_threads(self.threads))
 
     def _lists_for(self, model: Model, labelled: bool, columns: int) -> InvertedLists:
-        return InvertedLists(model.partition.lists, model.words, 1, columns, labelled)
+        return InvertedLists(model.partition.lists, model.layout, columns, labelled)
 
     @staticmethod
     def _described(
@@ -314,18 +312,16 @@ class IVFIndex(TunableIndex):
             block = slice(first, last)
             part = shifted[block]
             chosen = model.partition.nearest(part, probes)
-            scratch = self._scratch.take(len(part), model.codec.subs * 16, 2 * want + POOL_SLACK)
+            work = self._scratch.take(len(part), model.codes.query_bytes, 2 * want + POOL_SLACK)
             windows = wanted.rows.windows[block] if len(wanted.rows.windows) else wanted.rows.windows
-            search_lists(
-                part, model.codec.project(part), model.codec.codebook, lists, model.centroids, metric, chosen,
-                min(NEAR, probes), Restriction(wanted.rows.mask, windows, steps, operands), want, scratch.tables,
-                scratch.constants, scratch.squares, scratch.keys, scratch.sizes,
-            )  # fmt: skip
+            restriction = Restriction(wanted.rows.mask, windows, steps, operands)
+            asked = Task(part, chosen, min(NEAR, probes), restriction, want)
+            model.codes.scan(asked, lists, model.centroids, self.metric, work)
             rerank_keys(
-                queries[block], vectors, metric, base, scratch.keys, scratch.sizes, want, False, scratch.squares,
-                slots[block], distances[block],
+                queries[block], vectors, metric, base, work.keys, work.sizes, want, False, work.squares, slots[block],
+                distances[block],
             )  # fmt: skip
-            self._scratch.give_back(scratch)
+            self._scratch.give_back(work)
 
         run_chunks(task, len(queries), threads, batch)
 
@@ -399,7 +395,7 @@ class IVFIndex(TunableIndex):
         self._vectors = Growable(take_tensor(tensors, "vectors", np.float32, (count, self.dim)))
         if header.get("model") is None and not count:
             return
-        self._model = Model.restored(self.dim, self.metric, header.get("model"), tensors)
+        self._model = Model.restored(self.dim, self.metric, self.codec, header.get("model"), tensors)
         self._lists = self._lists_for(self._model, False, 0)
         self._lists.restore(tensors, 2 if self.spill else 1, count, self._points.labels, self._points.columns)
 
@@ -447,35 +443,22 @@ class _Wanted(NamedTuple):
         return self._replace(rows=self.rows.of(queries))
 
 
-class _Arrays(NamedTuple):
-    """What a search of a batch needs."""
-
-    tables: NDArray[np.uint8]
-    constants: NDArray[np.float32]
-    squares: NDArray[np.float32]
-    keys: NDArray[np.uint64]
-    sizes: NDArray[np.int64]
-
-
 class _Scratch:
     """Arrays of searches, kept between them: fresh ones of megabytes cost page faults at every search."""
 
     def __init__(self) -> None:
-        self._free: list[_Arrays] = []
+        self._free: list[Work] = []
 
-    def take(self, queries: int, table_bytes: int, keys: int) -> _Arrays:
+    def take(self, queries: int, query_bytes: int, keys: int) -> Work:
         """Arrays for at least so many queries."""
         while True:
             try:
-                arrays = self._free.pop()
+                work = self._free.pop()
             except IndexError:
-                break
-            if len(arrays.sizes) >= queries and arrays.tables.shape[1] == table_bytes and arrays.keys.shape[1] == keys:
-                return arrays
-        return _Arrays(
-            aligned_empty((queries, table_bytes), np.uint8), np.empty((queries, CONSTANTS), np.float32),
-            np.empty(queries, np.float32), aligned_empty((queries, keys), np.uint64), np.empty(queries, np.int64),
-        )  # fmt: skip
+                return Work.empty(queries, query_bytes, keys)
+            fits = len(work.sizes) >= queries and work.queries.shape[1] == query_bytes
+            if fits and work.keys.shape[1] == keys:
+                return work
 
-    def give_back(self, arrays: _Arrays) -> None:
-        self._free.append(arrays)
+    def give_back(self, work: Work) -> None:
+        self._free.append(work)

@@ -8,21 +8,14 @@ from numpy.typing import NDArray
 
 from nearhash.errors import CorruptIndexError
 from nearhash.index.base import Progress
-from nearhash.index.codecs.pq4 import PQ4Codec, pack
-from nearhash.index.inverted import Entries
+from nearhash.index.inverted import Entries, Layout
+from nearhash.index.list_codes import ListCodes, make_list_codes
 from nearhash.index.partition import SAMPLE, Partition, default_lists, draw_sample, train_centroids
 from nearhash.index.storage import take_tensor
 from nearhash.kernels.lists import Centroids
 from nearhash.kernels.threads import run_chunks
 
 LEAST_SAMPLE = 65_536  # training vectors of the partition, if there are so many
-# The bias of an entry takes that part of its code's error e out of its scores which a query near the vector would see:
-# such a query is about c + ANCHOR r, so of <q, e> the part <c + ANCHOR r, e> is known. Recall@10 of the 50 best codes
-# (word vectors, 100 lists): .903 without, .942 with it, .940 for anisotropic codes without, which take far longer to
-# find.
-ANCHOR = np.float32(0.45)
-# How long queries are under inner product nothing says; there codes have the anisotropic loss instead.
-ANISOTROPIC = 0.2
 SPILL_WEIGHT = 1.0  # lambda of SOAR
 _CHUNK = 4096  # vectors encoded at once
 
@@ -34,17 +27,19 @@ class Model:
     digits to a common offset; else zero.
     """
 
-    def __init__(self, origin: NDArray[np.float32], partition: Partition, codec: PQ4Codec) -> None:
+    def __init__(self, origin: NDArray[np.float32], partition: Partition, codes: ListCodes) -> None:
         self.origin = origin
         self.partition = partition
-        self.codec = codec
+        self.codes = codes
         self.radius: NDArray[np.float32] = np.zeros(partition.lists, np.float32)
         self.trained_on = 0
         self.residual = 0.0  # mean squared distance of the sample to its centroids
         self.imbalance = 1.0  # of the sample
 
     @classmethod
-    def learn(cls, sample: NDArray[np.float32], metric: str, lists: int | None, seed: int, threads: int) -> "Model":
+    def learn(
+        cls, sample: NDArray[np.float32], metric: str, codec: str, lists: int | None, seed: int, threads: int
+    ) -> "Model":
         """Learn from vectors (n, dim), n >= 1; at most as many lists as vectors."""
         count, dim = sample.shape
         origin: NDArray[np.float32] = np.zeros(dim, np.float32)
@@ -54,11 +49,11 @@ class Model:
         chosen = draw_sample(count, max(SAMPLE * lists, LEAST_SAMPLE), seed, 0)
         rows = sample[chosen] - origin
         partition = Partition(train_centroids(rows, lists, metric == "cosine", seed, threads), metric)
-        codec = PQ4Codec(dim, ANISOTROPIC if metric == "ip" else None)
-        model = cls(origin, partition, codec)
+        codes = make_list_codes(codec, dim, metric)
+        model = cls(origin, partition, codes)
         numbers = partition.assign(rows, threads)
         residuals = rows - partition.centroids[numbers]
-        codec.train(residuals, threads)
+        codes.train(rows, residuals, seed, threads)
         model.trained_on = count
         model.residual = float(np.einsum("ij,ij->", residuals, residuals, dtype=np.float64) / len(residuals))
         sizes = np.bincount(numbers, minlength=lists).astype(np.float64)
@@ -66,9 +61,9 @@ class Model:
         return model
 
     @property
-    def words(self) -> int:
-        """32-bit words of a code."""
-        return self.codec.width // 4
+    def layout(self) -> Layout:
+        """How codes lie in the lists."""
+        return self.codes.layout
 
     @property
     def centroids(self) -> Centroids:
@@ -76,7 +71,7 @@ class Model:
 
     @property
     def nbytes(self) -> int:
-        return self.partition.nbytes + self.codec.nbytes + int(self.radius.nbytes)
+        return self.partition.nbytes + self.codes.nbytes + int(self.radius.nbytes)
 
     def shifted(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Vectors relative to the origin."""
@@ -87,19 +82,21 @@ class Model:
     ) -> Entries:
         """Entries for vectors (n, dim) with slots from `first` on, without labels and attributes; radii are updated."""
         count, copies = len(vectors), 2 if spill and self.partition.lists > 1 else 1
-        numbers = np.empty((copies, count), np.int32)
-        words = np.empty((copies, count, self.words), np.uint32)
-        bias, lengths = np.empty((copies, count), np.float32), np.empty((copies, count), np.float32)
+        layout = self.layout
+        numbers, lengths = np.empty((copies, count), np.int32), np.empty((copies, count), np.float32)
+        codes = np.empty((copies, count, layout.width), layout.dtype)
+        factors = np.empty((layout.factors, copies, count), np.float32)
 
         def task(offset: int, start: int, stop: int) -> None:
             start, stop = offset + start, offset + stop
             part = self.shifted(vectors[start:stop])
             lists = self.partition.assign_twice(part, SPILL_WEIGHT, 1, spill=copies == 2)
             for copy in range(copies):
-                own = lists[copy]
-                numbers[copy, start:stop] = own
-                outcome = self._encode(part, own)
-                words[copy, start:stop], bias[copy, start:stop], lengths[copy, start:stop] = outcome
+                numbers[copy, start:stop] = lists[copy]
+                residuals = part - self.partition.centroids[lists[copy]]
+                lengths[copy, start:stop] = np.sqrt(np.einsum("ij,ij->i", residuals, residuals))
+                outcome = self.codes.encode(part, residuals, self.partition)
+                codes[copy, start:stop], factors[:, copy, start:stop] = outcome
 
         # In parts, between which the callback is called from this thread.
         step = _CHUNK * threads * 4
@@ -115,26 +112,9 @@ class Model:
         self.radius = radius
         slots = np.tile(np.arange(first, first + count, dtype=np.int32), copies)
         return Entries(
-            numbers.ravel(), slots, words.reshape(-1, self.words), bias.reshape(1, -1), np.empty(0),
-            np.empty((0, copies * count), np.int64),
+            numbers.ravel(), slots, codes.reshape(-1, layout.width), factors.reshape(layout.factors, copies * count),
+            np.empty(0), np.empty((0, copies * count), np.int64),
         )  # fmt: skip
-
-    def _encode(
-        self, vectors: NDArray[np.float32], numbers: NDArray[np.int32]
-    ) -> tuple[NDArray[np.uint32], NDArray[np.float32], NDArray[np.float32]]:
-        """Words, bias and length of the residual of each vector (n, dim) in its list."""
-        centroids = self.partition.centroids[numbers]
-        residuals = vectors - centroids
-        codes, errors = self.codec.encode(residuals, vectors)
-        metric = self.partition.metric
-        bias: NDArray[np.float32] = np.zeros(len(vectors), np.float32)
-        if metric != "ip":
-            known = np.einsum("ij,ij->i", centroids + ANCHOR * residuals, errors)
-            bias = -self.partition.factor * known
-        if metric == "l2":
-            bias = bias + np.einsum("ij,ij->i", vectors, vectors)
-        lengths = np.sqrt(np.einsum("ij,ij->i", residuals, residuals))
-        return pack(codes), bias, lengths
 
     def residual_squares(
         self, vectors: NDArray[np.float32], slots: NDArray[np.int32], numbers: NDArray[np.int32]
@@ -158,11 +138,11 @@ class Model:
             "origin": self.origin,
             "centroids": self.partition.centroids,
             "radius": self.radius,
-            **self.codec.tensors(),
+            **self.codes.tensors(),
         }
 
     @classmethod
-    def restored(cls, dim: int, metric: str, state: Any, tensors: dict[str, NDArray[Any]]) -> "Model":
+    def restored(cls, dim: int, metric: str, codec: str, state: Any, tensors: dict[str, NDArray[Any]]) -> "Model":
         """The model in a file; raises CorruptIndexError if it cannot be one."""
         centroids = take_tensor(tensors, "centroids", np.float32, (None, dim))
         origin = take_tensor(tensors, "origin", np.float32, (dim,))
@@ -175,9 +155,9 @@ class Model:
         numbers: list[Any] = [state.get(name) for name in ("trained_on", "residual", "imbalance")]
         if any(isinstance(n, bool) or not isinstance(n, int | float) or not 0 <= n < np.inf for n in numbers):
             raise CorruptIndexError(f"header 'model': expected numbers of at least 0, got {state!r:.80}")
-        codec = PQ4Codec(dim, ANISOTROPIC if metric == "ip" else None)
-        codec.restore(tensors)
-        model = cls(origin, Partition(centroids, metric), codec)
+        codes = make_list_codes(codec, dim, metric)
+        codes.restore(tensors)
+        model = cls(origin, Partition(centroids, metric), codes)
         model.radius = radius
         model.trained_on, model.residual, model.imbalance = int(state["trained_on"]), *map(float, numbers[1:])
         return model

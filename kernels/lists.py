@@ -38,8 +38,10 @@ from nearhash.kernels.simd_tables import (
     scan_one,
 )
 
-# Keys that a pool holds beyond twice the wanted ones: what a step of a scan may append, and what may be overwritten.
-POOL_SLACK = BLOCK * (ONE_BLOCKS + 1) + 64
+# Keys that a step of a scan may append to a pool, 64, or overwrite behind them; a pool holds those and some more beyond
+# twice the wanted ones.
+STEP_ROOM = 80
+POOL_SLACK = STEP_ROOM + 64
 _AHEAD_LINES = 128  # of the list that comes next
 _SAMPLES = 128  # groups of 64 rows that tell how many pass a predicate
 
@@ -154,7 +156,7 @@ def sort_pairs(chosen, first, last, lists, numbers, queries, scores, counts):
 
 
 @jit_inline
-def _bound(metric, score, distance, radius, square):
+def least_score(metric, score, distance, radius, square):
     """Least score an entry of a list can have: by the triangle inequality, by Cauchy and Schwarz for inner products.
 
     score, factor * <q, c>; distance of query and centroid; radius of the list; square of the query's norm.
@@ -199,7 +201,7 @@ def _scan_blocks(
 
 
 @jit_inline
-def _predicate_bits(program, length, operands, columns, stride, base, size, stack, words):
+def predicate_bits(program, length, operands, columns, stride, base, size, stack, words):
     """Which entries of a list pass a predicate, as bits of words; returns whether any does. All as pointers."""
     found = np.uint64(0)
     for start in range(0, size, ROWS):
@@ -220,7 +222,7 @@ def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constant
     """
     count, probes = chosen.shape
     groups = lists.codes.shape[1] // LINE
-    limit = keys.shape[1] - BLOCK * (ONE_BLOCKS + 1)
+    limit = keys.shape[1] - STEP_ROOM
     factor = np.float32(-2.0 if metric == L2 else -1.0)
     most = count * max(near, probes - near)
     numbers, queries, scores = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.float32)
@@ -254,7 +256,10 @@ def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constant
             if end < pairs:
                 start = lists.starts[numbers[end]]
                 blocks = (lists.sizes[numbers[end]] + BLOCK - 1) // BLOCK
-                following, numbers_ahead = pointer(lists.codes, start * groups * LINE), pointer(lists.bias, start * BLOCK)
+                following, numbers_ahead = (
+                    pointer(lists.codes, start * groups * LINE),
+                    pointer(lists.bias, start * BLOCK),
+                )
                 for line in range(min(blocks * groups, _AHEAD_LINES)):
                     prefetch(offset(following, line * LINE))
                 for line in range(min(blocks, _AHEAD_LINES // 8)):
@@ -265,7 +270,7 @@ def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constant
             if has_bits:
                 if (size + 63) // 64 > words.shape[0]:
                     words = np.empty((size + 63) // 64, np.uint64)
-                if not _predicate_bits(
+                if not predicate_bits(
                     program, length, operands, columns, lists.columns.shape[1], base, size, pointer(stack, 0),
                     pointer(words, 0),
                 ):  # fmt: skip
@@ -281,7 +286,7 @@ def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constant
                     pair += 1
                     apart = squares[query] + centroids.squares[number] - np.float32(2.0) * (score / factor)
                     distance = np.sqrt(max(apart, np.float32(0.0)))
-                    least = _bound(metric, score, distance, centroids.radius[number], squares[query])
+                    least = least_score(metric, score, distance, centroids.radius[number], squares[query])
                     if size == 0 or least > constants[query, CUTOFF]:
                         continue
                     which[waiting] = query
