@@ -317,9 +317,10 @@ class IVFIndex(TunableIndex):
             restriction = Restriction(wanted.rows.mask, windows, steps, operands)
             asked = Task(part, chosen, min(NEAR, probes), restriction, want)
             model.codes.scan(asked, lists, model.centroids, self.metric, work)
+            margin = work.squares if self.metric == "l2" else np.full(len(part), base)
             rerank_keys(
-                queries[block], vectors, metric, base, work.keys, work.sizes, want, False, work.squares, slots[block],
-                distances[block],
+                queries[block], vectors, metric, base, work.keys, work.sizes, want, model.codes.bounded, margin,
+                slots[block], distances[block],
             )  # fmt: skip
             self._scratch.give_back(work)
 

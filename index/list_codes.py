@@ -11,9 +11,11 @@ from nearhash.index.arrays import aligned_empty
 from nearhash.index.codecs import CODECS, make_codec
 from nearhash.index.codecs.base import Codec
 from nearhash.index.codecs.pq4 import PQ4Codec, pack
+from nearhash.index.codecs.rabitq import Rotation, encode_parts
 from nearhash.index.inverted import Layout
 from nearhash.index.partition import Partition
 from nearhash.kernels import codes as row_codes
+from nearhash.kernels.fastscan import LEVELS, Codebook
 from nearhash.kernels.lists import Centroids, Lists, Restriction, search_lists
 from nearhash.kernels.row_lists import search_row_lists
 from nearhash.kernels.scan import DOT, L2
@@ -63,6 +65,8 @@ class ListCodes(ABC):
     """Codes of the entries of lists."""
 
     name: str
+    bounded = False
+    """Whether scores are lower bounds of distances, less ``|q|^2`` under l2 and 1 under cosine."""
 
     @property
     @abstractmethod
@@ -155,6 +159,63 @@ class ProductLists(ListCodes):
         self._codec.restore(tensors)
 
 
+class RaBitQLists(ListCodes):
+    """RaBitQ codes of one bit a dimension, for the fast scan: four bits are a code, and tables hold their sums.
+
+    Scores are lower bounds of distances, so that an exact measurement can stop where no candidate can win any more.
+    """
+
+    name = "rabitq"
+    bounded = True
+
+    def __init__(self, dim: int, metric: str) -> None:
+        self._metric = metric
+        self._rotation = Rotation(dim)
+        width = self._rotation.width
+        bits = np.arange(LEVELS)[None, :] >> (np.arange(width)[:, None] % 4) & 1
+        self._codebook = Codebook(np.arange(0, width + 1, 4, dtype=np.int32), (bits - 0.5).astype(np.float32))
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self._rotation.width // 32, np.uint32, True, 3)
+
+    @property
+    def query_bytes(self) -> int:
+        return self._rotation.width // 4 * LEVELS
+
+    def train(self, vectors: NDArray[np.float32], residuals: NDArray[np.float32], seed: int, threads: int) -> None:
+        self._rotation = Rotation(self._rotation.dim, seed)
+
+    def encode(
+        self, vectors: NDArray[np.float32], residuals: NDArray[np.float32], partition: Partition
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        rotated = self._rotation.apply(residuals)
+        centres = self._rotation.apply(vectors - residuals)
+        own = np.arange(len(vectors), dtype=np.int32)
+        parts = encode_parts(rotated, centres, own, _kernel(self._metric))
+        codes = parts.codes.reshape(len(vectors), -1, 4) @ np.array([1, 2, 4, 8], np.uint8)
+        bias = parts.add
+        if self._metric == "l2":  # scores leave out |q|^2, but not |c|^2
+            bias = bias + np.einsum("ij,ij->i", centres, centres)
+        return pack(codes), np.stack([bias, parts.rescale / partition.factor, parts.error])
+
+    def scan(self, task: Task, lists: Lists, centroids: Centroids, metric: str, work: Work) -> None:
+        search_lists(
+            task.queries, self._rotation.apply(task.queries), self._codebook, lists, centroids, _kernel(metric),
+            task.chosen, task.near, task.restriction, task.want, *work,
+        )  # fmt: skip
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._rotation.signs.nbytes)
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        return self._rotation.tensors()
+
+    def restore(self, tensors: dict[str, NDArray[Any]]) -> None:
+        self._rotation.restore(tensors)
+
+
 class RowLists(ListCodes):
     """Vectors as rows of any codec of ``index.codecs``; scores are its estimates of the distance."""
 
@@ -206,7 +267,9 @@ def make_list_codes(name: Any, dim: int, metric: str) -> ListCodes:
     """New, untrained codes by name."""
     if name == ProductLists.name:
         return ProductLists(dim, metric)
+    if name == RaBitQLists.name:
+        return RaBitQLists(dim, metric)
     if name in CODECS:
         return RowLists(name, dim)
-    known = ", ".join([ProductLists.name, *CODECS])
+    known = ", ".join(dict.fromkeys([ProductLists.name, RaBitQLists.name, *CODECS]))
     raise InvalidArgumentError(f"codec: expected one of {known}, got {name!r}")
