@@ -26,7 +26,7 @@ import numpy as np
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from nearhash.kernels import float_rows, lvq
+from nearhash.kernels import float8, float_rows, lvq, lvq4, pq8, rabitq
 from nearhash.kernels.jit import INLINE_OPTIONS, jit, jit_inline
 from nearhash.kernels.simd import offset, pointer, prefetch
 
@@ -35,7 +35,15 @@ _LINE = 64
 # How far ahead of a scan to ask for rows, see kernels/scan.py.
 _AHEAD_BYTES = 2048
 
-_CODECS: dict[type, Any] = {float_rows.F32: float_rows, float_rows.F16: float_rows, lvq.LVQ8: lvq}
+_CODECS: dict[type, Any] = {
+    float_rows.F32: float_rows,
+    float_rows.F16: float_rows,
+    float8.Float8: float8,
+    lvq.LVQ8: lvq,
+    lvq4.LVQ4: lvq4,
+    pq8.PQ8: pq8,
+    rabitq.RaBitQ: rabitq,
+}
 
 
 class Model(NamedTuple):

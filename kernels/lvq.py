@@ -25,7 +25,7 @@ LOWER, STEP, STEP_SUM, NORM, EXTRA = range(5)
 # Rounding makes the distance of a vector to itself a little more or less than zero, measured up to 1.6e-6 of the
 # norms. Below this share, under the resolution of the codes anyway,
 # it is zero, so that duplicates are recognised as such.
-_NOISE = np.float32(4e-6)
+NOISE = np.float32(4e-6)
 
 
 def row_bytes(dim: int) -> int:
@@ -106,7 +106,7 @@ def distance(scheme, buffer, constants, rows, slot):
     product += header[EXTRA] * constants[4]
     norms = header[NORM] + constants[3]
     result = norms - np.float32(2.0) * product
-    return result if result > _NOISE * norms else np.float32(0.0)
+    return result if result > NOISE * norms else np.float32(0.0)
 
 
 @jit_inline

@@ -1,12 +1,14 @@
 """What every codec offers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nearhash.errors import NotTrainedError
+from nearhash.errors import CorruptIndexError, NotTrainedError
+from nearhash.index.storage import take_tensor
 from nearhash.kernels.codes import Model
 
 NO_PARAMETERS: NDArray[np.float32] = np.zeros(0, np.float32)
@@ -35,6 +37,11 @@ class Codec(ABC):
     def __init__(self, dim: int, has_extra: bool = False) -> None:
         self.dim = dim
         self.has_extra = has_extra
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `make_codec` must be given, beside name, dimension and extra coordinate, to make this codec again."""
+        return {}
 
     @property
     def width(self) -> int:
@@ -89,3 +96,11 @@ class Codec(ABC):
     def _require_training(self) -> None:
         if not self.trained:
             raise NotTrainedError(f"codec {self.name}: train it before it encodes or is saved")
+
+
+def take_finite(tensors: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A float32 tensor of a file, of this shape and without NaN or inf; raises CorruptIndexError if it is not there."""
+    array = take_tensor(tensors, name, np.float32, shape)
+    if not np.isfinite(array).all():
+        raise CorruptIndexError(f"tensor {name!r}: expected finite values")
+    return array

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nearhash.errors import CorruptIndexError
-from nearhash.index.codecs.base import Codec
+from nearhash.index.codecs.base import Codec, take_finite
 
 
 class CentredCodec(Codec):
@@ -34,7 +33,4 @@ class CentredCodec(Codec):
         return {"mean": self.mean}
 
     def restore(self, tensors: dict[str, NDArray[Any]]) -> None:
-        mean = tensors.get("mean")
-        if mean is None or mean.dtype != np.float32 or mean.shape != (self.dim,) or not np.isfinite(mean).all():
-            raise CorruptIndexError(f"tensor 'mean': expected finite float32 of shape ({self.dim},)")
-        self.mean, self._has_mean = mean, True
+        self.mean, self._has_mean = take_finite(tensors, "mean", (self.dim,)), True
