@@ -51,6 +51,8 @@ def exact_search(
     if len(queries) and len(rows):
         sparse = wanted.counts < len(rows) * SPARSE
         few, many = np.flatnonzero(sparse), np.flatnonzero(~sparse)
+        if len(few) >= PRODUCT_BATCH and not len(wanted.windows):  # a mask is the same for all queries, so all are few
+            return _search_shared(queries, rows, factors, metric, wanted, k, threads)
         if len(few):
             _search_slots(queries, few, rows, factors, metric, wanted, pools, sizes, threads)
         if len(many) >= PRODUCT_BATCH:
@@ -76,15 +78,39 @@ def _search_slots(
 ) -> None:
     """Selective filters: for each chosen query look only at the slots that its filter names."""
     kernel_metric, offset = _scoring(metric)
+    shared = None if len(wanted.windows) else wanted.slots(0)  # a mask is the same for all queries
 
     def task(first: int, last: int) -> None:
         for query in chosen[first:last]:
+            own = wanted.slots(query) if shared is None else shared
             scan_slots(
-                queries, query, rows, wanted.slots(query), kernel_metric, offset, factors,
+                queries, query, rows, own, kernel_metric, offset, factors,
                 wanted.mask, wanted.labels, wanted.windows, pools, sizes,
             )  # fmt: skip
 
     run_chunks(task, len(chosen), threads, 1)
+
+
+def _search_shared(
+    queries: NDArray[Any],
+    rows: NDArray[Any],
+    factors: NDArray[np.float32],
+    metric: str,
+    wanted: Filter,
+    k: int,
+    threads: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """A selective mask and many queries: the few rows that pass, copied together and searched as if they were all.
+
+    Their order stays, and so do ties.
+    """
+    passing = wanted.slots(0)
+    own = factors[passing] if len(factors) else factors
+    everything = wanted._replace(mask=wanted.mask[:0], counts=np.full(len(queries), len(passing), np.int64))
+    places, distances = exact_search(queries, rows[passing], own, metric, everything, k, threads)
+    if not len(passing):
+        return places, distances
+    return np.where(places >= 0, passing[places], np.int32(-1)).astype(np.int32), distances
 
 
 def _search_scan(
