@@ -14,7 +14,7 @@ from nearhash.index.locks import ReadWriteLock
 from nearhash.index.metrics import normalised
 from nearhash.index.points import NewPoints, Points
 from nearhash.index.predicates import Predicate
-from nearhash.index.storage import write_file
+from nearhash.index.storage import read_file, refusing, write_file
 from nearhash.kernels.threads import resolve_threads
 
 Progress = Callable[[int, int], None]
@@ -222,8 +222,19 @@ class VectorIndex(ABC):
     def save(self, path: str | PathLike[str]) -> None:
         """Write the index to a file, atomically; `nearhash.load` reads it."""
         with self._lock.read():
-            header = {**self._identity(), **self._state(), "next_id": self._points.next_id}
-            write_file(path, header, {**self._tensors(), **self._points.tensors()})
+            write_file(path, *self._to_file())
+
+    def _to_file(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Header and tensors of a file, which `_from_file` takes."""
+        header = {**self._identity(), **self._state(), "next_id": self._points.next_id}
+        return header, {**self._tensors(), **self._points.tensors()}
+
+    @classmethod
+    def _read(cls: type[Self], path: str | PathLike[str], mmap: bool, verify: bool) -> Self:
+        """The index in a file of this kind; arguments and errors of `nearhash.load`."""
+        header, tensors = read_file(path, mmap=mmap, verify=verify)
+        with refusing(path):
+            return cls._from_file(header, tensors)
 
     @classmethod
     def _from_file(cls: type[Self], header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Self:

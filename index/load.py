@@ -4,14 +4,15 @@ from importlib import import_module
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
-from nearhash.errors import CorruptIndexError, InvalidArgumentError
-from nearhash.index.storage import read_file
+from nearhash.errors import CorruptIndexError
+from nearhash.index.storage import inspect_file, refusing
 
 if TYPE_CHECKING:
     from nearhash.index.base import VectorIndex
 
 # Where the class of each kind of index is, so that a file loads no more code than it needs.
 _HOMES = {
+    "disk": ("nearhash.index.disk", "DiskIndex"),
     "flat": ("nearhash.index.flat", "FlatIndex"),
     "graph": ("nearhash.index.graph", "GraphIndex"),
     "ivf": ("nearhash.index.ivf", "IVFIndex"),
@@ -19,7 +20,7 @@ _HOMES = {
 
 
 def load(path: str | PathLike[str], mmap: bool = True, verify: bool = True) -> "VectorIndex":
-    """Load an index that was written by its ``save``.
+    """Load an index that was written by its ``save``, or by ``DiskIndex.build``.
 
     Parameters
     ----------
@@ -35,14 +36,10 @@ def load(path: str | PathLike[str], mmap: bool = True, verify: bool = True) -> "
     CorruptIndexError
         If the file is not an intact index. Nothing has been loaded then.
     """
-    header, tensors = read_file(path, mmap=mmap, verify=verify)
-    try:
-        return _index_class(header)._from_file(header, tensors)
-    except CorruptIndexError as error:
-        raise CorruptIndexError(f"{path}: {error}") from error
-    except (InvalidArgumentError, KeyError, TypeError) as error:
-        # A header that the constructor refuses.
-        raise CorruptIndexError(f"{path}: header: {error}") from error
+    header = inspect_file(path)["header"]
+    with refusing(path):
+        kind = _index_class(header)
+    return kind._read(path, mmap, verify)
 
 
 def _index_class(header: dict[str, Any]) -> "type[VectorIndex]":

@@ -220,6 +220,9 @@ class Left:
     descriptor: int
     entry: Entry
 
+    def close(self) -> None:
+        os.close(self.descriptor)
+
 
 def read_file_without(
     path: str | PathLike[str], left: str, mmap: bool = True, verify: bool = True
@@ -251,6 +254,17 @@ def _read_tensors(
         if tensor.dtype == np.bool_ and tensor.size and tensor.view(np.uint8).max() > 1:
             raise CorruptIndexError(f"tensor {name!r}: expected bytes 0 and 1 for bool")
     return tensors
+
+
+@contextmanager
+def refusing(path: str | PathLike[str]) -> Iterator[None]:
+    """Make CorruptIndexError of what an index says to the contents of a file, with the path in front."""
+    with _naming(path):
+        try:
+            yield
+        except (InvalidArgumentError, KeyError, TypeError) as error:
+            # A header that the constructor refuses.
+            raise CorruptIndexError(f"header: {error}") from error
 
 
 def take_tensor(

@@ -40,6 +40,14 @@ class UnknownIdError(NearhashError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class ReadOnlyError(NearhashError, RuntimeError):
+    """This kind of index does not change after it was built."""
+
+
+class ClosedError(NearhashError, ValueError):
+    """The index was closed."""
+
+
 class CorruptIndexError(NearhashError, RuntimeError):
     """A file is not an intact nearhash index; nothing was loaded from it."""
 
