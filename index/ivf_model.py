@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from nearhash.errors import CorruptIndexError
 from nearhash.index.base import Progress
+from nearhash.index.coarse import CentroidGraph
 from nearhash.index.inverted import Entries, Layout
 from nearhash.index.list_codes import ListCodes, make_list_codes
-from nearhash.index.partition import SAMPLE, Partition, default_lists, draw_sample, train_centroids
+from nearhash.index.partition import GRAPH_LISTS, SAMPLE, Partition, default_lists, draw_sample, train_centroids
 from nearhash.index.storage import take_tensor
 from nearhash.kernels.lists import Centroids
 from nearhash.kernels.threads import run_chunks
@@ -48,7 +49,9 @@ class Model:
         lists = min(default_lists(count) if lists is None else lists, count)
         chosen = draw_sample(count, max(SAMPLE * lists, LEAST_SAMPLE), seed, 0)
         rows = sample[chosen] - origin
-        partition = Partition(train_centroids(rows, lists, metric == "cosine", seed, threads), metric)
+        centroids = train_centroids(rows, lists, metric == "cosine", seed, threads)
+        graph = CentroidGraph.build(centroids, metric, seed, threads) if lists >= GRAPH_LISTS else None
+        partition = Partition(centroids, metric, graph)
         codes = make_list_codes(codec, dim, metric)
         model = cls(origin, partition, codes)
         numbers = partition.assign(rows, threads)
@@ -131,7 +134,13 @@ class Model:
 
     def state(self) -> dict[str, Any]:
         """What the header of a file holds."""
-        return {"trained_on": self.trained_on, "residual": self.residual, "imbalance": self.imbalance}
+        graph = None if self.partition.graph is None else self.partition.graph.to_file()[0]
+        return {
+            "trained_on": self.trained_on,
+            "residual": self.residual,
+            "imbalance": self.imbalance,
+            "coarse": graph,
+        }
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         return {
@@ -139,6 +148,7 @@ class Model:
             "centroids": self.partition.centroids,
             "radius": self.radius,
             **self.codes.tensors(),
+            **({} if self.partition.graph is None else self.partition.graph.to_file()[1]),
         }
 
     @classmethod
@@ -157,7 +167,10 @@ class Model:
             raise CorruptIndexError(f"header 'model': expected numbers of at least 0, got {state!r:.80}")
         codes = make_list_codes(codec, dim, metric)
         codes.restore(tensors)
-        model = cls(origin, Partition(centroids, metric), codes)
+        graph = None
+        if state.get("coarse") is not None:
+            graph = CentroidGraph.from_file(state["coarse"], tensors, len(centroids), metric)
+        model = cls(origin, Partition(centroids, metric, graph), codes)
         model.radius = radius
         model.trained_on, model.residual, model.imbalance = int(state["trained_on"]), *map(float, numbers[1:])
         return model
