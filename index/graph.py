@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from nearhash.errors import CorruptIndexError
 from nearhash.index.arguments import check_count
 from nearhash.index.arrays import Growable
-from nearhash.index.base import Progress, Slots, VectorIndex
+from nearhash.index.base import Progress, Slots
 from nearhash.index.codecs import make_codec
 from nearhash.index.exact import exact_search
 from nearhash.index.hits import Hits
@@ -16,6 +16,7 @@ from nearhash.index.metrics import norms
 from nearhash.index.points import Filter, NewPoints
 from nearhash.index.predicates import Predicate
 from nearhash.index.storage import take_tensor
+from nearhash.index.tune import Space, TunableIndex
 from nearhash.index.vamana import Vamana
 from nearhash.kernels.scan import DOT, L2
 from nearhash.kernels.threads import resolve_threads, run_chunks
@@ -28,7 +29,7 @@ SCAN_SHARE = 0.5
 NORM_HEADROOM = 1.2
 
 
-class GraphIndex(VectorIndex):
+class GraphIndex(TunableIndex):
     """Approximate nearest neighbours by walking a Vamana graph over compressed vectors.
 
     Parameters
@@ -62,6 +63,7 @@ class GraphIndex(VectorIndex):
 
     kind = "graph"
     _SETTINGS = ("codec", "degree", "build_beam", "seed")
+    _EFFORTS = ("beam",)
 
     def __init__(
         self,
@@ -148,6 +150,7 @@ class GraphIndex(VectorIndex):
         where: Predicate | None = None,
         beam: int = 64,
         rerank: int | None = None,
+        recall: float | None = None,
     ) -> Hits:
         """The k nearest vectors of each query, approximately; all but the effort is said in `VectorIndex.search`.
 
@@ -160,15 +163,18 @@ class GraphIndex(VectorIndex):
             widen it in proportion to what they leave out, or are answered by an exact scan where that is cheaper.
         rerank : int, optional
             How many of the nearest candidates are measured exactly, by default max(4 k, 32).
+        recall : float, optional
+            Instead of a beam: that which `tune` found for such a recall.
 
         Returns
         -------
         Hits
             Ids and exact distances, each (q, k); ties in the order in which the vectors were added.
         """
-        beam = check_count(beam, "beam")
-        rerank = rerank if rerank is None else check_count(rerank, "rerank")
-        return self._search(queries, k, window, allow, threads, where, _Effort(beam, rerank))
+        effort = self._search_effort(k, recall, beam=beam)
+        if rerank is not None:
+            effort = effort._replace(rerank=check_count(rerank, "rerank"))
+        return self._search(queries, k, window, allow, threads, where, effort)
 
     def _nearest(
         self, queries: NDArray[np.float32], k: int, wanted: Filter, effort: "_Effort", threads: int
@@ -218,6 +224,22 @@ class GraphIndex(VectorIndex):
         exact = (self._exact_rows(), prepared, L2 if self.metric == "l2" else DOT, np.float32(self.metric == "cosine"))
         which = (wanted.mask, wanted.labels, wanted.windows)
         self._graph.search(self._codec.model, self._codes.view, encoded, beams, rerank, exact, which, results, threads)
+
+    # --- effort ---
+
+    def _effort_space(self, k: int) -> Space:
+        """A walk measures the distance of about so many nodes as its beam is wide, times the links of a node."""
+        nodes = self._points.slots
+        return Space("beam", min(k, nodes), nodes, [{}], lambda effort: float(effort["beam"] * self.degree))
+
+    def _effort_of(self, effort: dict[str, int]) -> "_Effort":
+        return _Effort(effort["beam"], None)
+
+    def _exact(self, queries: NDArray[Any], k: int, threads: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        rows = self._exact_rows()
+        prepared = self._encoded_queries(queries) if self._vectors is None else queries
+        everything = self._points.filter(len(queries), None, None)
+        return exact_search(prepared, rows, np.empty(0, np.float32), self.metric, everything, k, threads)
 
     # --- facts and storage ---
 

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import nearhash as nh
 from nearhash.errors import CorruptIndexError, InvalidArgumentError
+from nearhash.index.storage import read_file, write_file
 from nearhash.index.tune import NARROW, Measured, Space, curve, find_effort, lower_bound
 from nearhash.index.tuned import Effort, Tuned, TunedEntry
 
@@ -163,3 +167,124 @@ def entry(**changes: Any) -> dict[str, Any]:
 def test_other_states_are_refused(state: Any) -> None:
     with pytest.raises(CorruptIndexError, match="header 'tuned'"):
         Tuned.restored(state, PARAMETERS)
+
+
+# --- indexes ---
+
+KINDS: dict[str, Callable[..., Any]] = {
+    "graph": lambda metric: nh.GraphIndex(12, metric, degree=8, build_beam=24),
+    "graph f32": lambda metric: nh.GraphIndex(12, metric, codec="f32", degree=8, build_beam=24),
+    "ivf": lambda metric: nh.IVFIndex(12, metric, lists=30),
+}
+
+
+def made(kind: str, metric: str = "l2") -> tuple[Any, NDArray[np.float32], NDArray[np.float32]]:
+    """An index over 2,600 vectors with ids 5, 8, 11, ..., some of them removed; the vectors left; 400 queries."""
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((3000, 12)).astype(np.float32)
+    index = KINDS[kind](metric)
+    ids = index.add(rows[:2600], ids=5 + 3 * np.arange(2600))
+    index.remove(ids[::20])
+    return index, np.delete(rows[:2600], np.s_[::20], axis=0), rows[2600:]
+
+
+def measured_recall(
+    index: Any, rows: NDArray[np.float32], queries: NDArray[np.float32], k: int, **effort: Any
+) -> float:
+    ids = np.delete(5 + 3 * np.arange(2600), np.s_[::20])
+    if index.metric == "l2":
+        scores = ((queries[:, None] - rows[None]) ** 2).sum(axis=2)
+    else:
+        scores = (
+            -(queries / np.linalg.norm(queries, axis=1)[:, None]) @ (rows / np.linalg.norm(rows, axis=1)[:, None]).T
+        )
+    truth = ids[np.argsort(scores, axis=1)[:, :k]]
+    found = index.search(queries, k, **effort).ids
+    return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(found.tolist(), truth.tolist(), strict=True)]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_an_index_finds_the_effort_for_a_recall(kind: str, metric: str, tmp_path: Path) -> None:
+    index, rows, queries = made(kind, metric)
+    tuning = index.tune(queries, k=5, recall=0.9)
+    assert (tuning.k, tuning.recall) == (5, 0.9)
+    assert tuning.chosen.bound >= 0.9
+    assert tuning.chosen.recall == pytest.approx(
+        measured_recall(index, rows, queries, 5, **tuning.chosen.effort), abs=1e-9
+    )
+    assert all(a.recall < b.recall and a.work < b.work for a, b in pairwise(tuning.curve))
+    assert all(point.seconds > 0 for point in tuning.curve)
+    by_recall = index.search(queries, 5, recall=0.9)
+    by_effort = index.search(queries, 5, **tuning.chosen.effort)
+    assert by_recall.ids.tobytes() == by_effort.ids.tobytes()
+    index.save(tmp_path / "a")
+    loaded = nh.load(tmp_path / "a")
+    assert loaded.search(queries, 5, recall=0.9).ids.tobytes() == by_effort.ids.tobytes()
+    assert loaded.info()["tuned"] == index.info()["tuned"]
+    assert loaded.info()["tuned"][0]["size"] == 2470
+    again = made(kind, metric)[0]
+    again.tune(queries, k=5, recall=0.9)
+    again.save(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_higher_recall_costs_more(kind: str) -> None:
+    index, _, queries = made(kind)
+    low, high = (index.tune(queries, k=10, recall=recall).chosen for recall in (0.7, 0.97))
+    assert low.work < high.work
+    assert low.recall < high.recall
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_impossible_tunings_are_refused_and_store_nothing(kind: str) -> None:
+    index, _, queries = made(kind)
+    for arguments, match in (
+        ({"recall": 0.9999}, r"recall: expected at most 0\.\d+, of which 400 queries make sure"),
+        ({"recall": 1.0}, "above 0 and below 1"),
+        ({"recall": 0}, "above 0 and below 1"),
+        ({"recall": "0.9"}, "above 0 and below 1"),
+        ({"k": 0}, "k:"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=match):
+            index.tune(queries, **arguments)
+    with pytest.raises(InvalidArgumentError, match="queries: expected at least one"):
+        index.tune(queries[:0])
+    with pytest.raises(InvalidArgumentError, match="queries"):
+        index.tune(queries[:, :3])
+    with pytest.raises(InvalidArgumentError, match="index is empty"):
+        KINDS[kind]("l2").tune(queries)
+    assert "tuned" not in index.info()
+    with pytest.raises(InvalidArgumentError, match=r"recall: .*none.*call tune"):
+        index.search(queries, recall=0.9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_index_smaller_than_k(kind: str) -> None:
+    index = KINDS[kind]("l2")
+    generator = np.random.default_rng(1)
+    index.add(generator.standard_normal((7, 12)))
+    chosen = index.tune(generator.standard_normal((300, 12)), k=10, recall=0.9).chosen
+    assert chosen.recall == 1.0
+    assert (index.search(np.zeros(12), 10, recall=0.9).ids >= 0).sum() == 7
+
+
+def test_other_lists_forget_what_was_found_for_the_old(tmp_path: Path) -> None:
+    index, _, queries = made("ivf")
+    index.tune(queries, recall=0.8)
+    index.add(queries[:5], ids=[0, 1, 2, 3, 4])
+    assert index.search(queries, recall=0.8).ids.shape == (400, 10)
+    index.retrain()
+    with pytest.raises(InvalidArgumentError, match="call tune"):
+        index.search(queries, recall=0.8)
+
+
+@pytest.mark.parametrize("tuned", [[{"k": 10}], "x", [entry()]])
+def test_a_file_with_another_state_is_refused(tuned: Any, tmp_path: Path) -> None:
+    index, _, _ = made("graph")
+    index.save(tmp_path / "index")
+    header, tensors = read_file(tmp_path / "index", mmap=False)
+    write_file(tmp_path / "bad", {**header, "tuned": tuned}, tensors)
+    with pytest.raises(CorruptIndexError, match="header 'tuned'"):
+        nh.load(tmp_path / "bad")
