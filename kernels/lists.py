@@ -78,13 +78,14 @@ class Restriction(NamedTuple):
     """Which entries may answer; an empty array restricts nothing.
 
     allowed (n,) uint8, by slot; labels in [windows[q, 0], windows[q, 1]) (q, 2) float64; program and operands of a
-    predicate (kernels/predicate.py).
+    predicate (kernels/predicate.py). sparse: allowed forbids so much that it is worth to look at it before scores.
     """
 
     allowed: NDArray[np.uint8]
     windows: NDArray[np.float64]
     program: NDArray[np.int64]
     operands: NDArray[np.int64]
+    sparse: bool
 
 
 def factors(array, at):
@@ -177,14 +178,16 @@ def _scan_blocks(
     while block < blocks:
         at = block * BLOCK
         factors = moved(rescale, at)
-        if block + ONE_BLOCKS <= blocks:
-            step = ONE_BLOCKS
+        step = ONE_BLOCKS if block + ONE_BLOCKS <= blocks else 1
+        if has_bits and not any_bits(bits, position + at, step):
+            block += step
+            continue
+        if step == ONE_BLOCKS:
             hit = scan_one(
                 offset(codes, block * groups * LINE), groups, tables, which, offset(bias, at), factors,
                 moved(error, at), constants, found, masks,
             )  # fmt: skip
         else:
-            step = 1
             hit = scan_block(
                 offset(codes, block * groups * LINE), groups, tables, which, offset(bias, at), factors,
                 moved(error, at), constants, found, masks,
@@ -201,14 +204,36 @@ def _scan_blocks(
 
 
 @jit_inline
-def predicate_bits(program, length, operands, columns, stride, base, size, stack, words):
-    """Which entries of a list pass a predicate, as bits of words; returns whether any does. All as pointers."""
+def list_bits(program, length, operands, columns, stride, base, size, slots, allowed, has_allowed, stack, words):
+    """Which entries of a list may answer, as bits of words; returns whether any does. All as pointers.
+
+    program of `length` steps, none if 0, over columns of `stride` entries, of which the list has `size` from `base` on;
+    allowed by slot, if has_allowed.
+    """
     found = np.uint64(0)
     for start in range(0, size, ROWS):
-        bits = block_bits(program, length, operands, columns, stride, base + start, min(ROWS, size - start), stack)
+        count = min(ROWS, size - start)
+        bits = np.uint64(0xFFFFFFFFFFFFFFFF)
+        if length > 0:
+            bits = block_bits(program, length, operands, columns, stride, base + start, count, stack)
+        if has_allowed:
+            own, here = np.uint64(0), offset(slots, start)
+            for i in range(count):
+                own |= np.uint64(allowed[here[i]]) << np.uint64(i)
+            bits &= own
         words[start // ROWS] = bits
         found |= bits
     return found != 0
+
+
+@jit_inline
+def any_bits(words, position, blocks):
+    """Whether any of the entries of `blocks` blocks from entry `position` on, a multiple of 16, may answer."""
+    for block in range(blocks):
+        place = position + block * BLOCK
+        if (words[place >> 6] >> np.uint64(place & 63)) & np.uint64(0xFFFF):
+            return True
+    return False
 
 
 @jit
@@ -230,7 +255,8 @@ def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constant
     found = np.empty(MANY_QUERIES * max(MANY_BLOCKS, ONE_BLOCKS) * BLOCK, np.float32)
     masks, words = np.empty(64, np.uint16), np.empty(1, np.uint64)
     which, numbers_here = np.empty(MANY_QUERIES, np.int32), np.empty((MANY_QUERIES, CONSTANTS), np.float32)
-    has_bits, has_allowed = restriction.program.shape[0] > 0, restriction.allowed.shape[0] > 0
+    has_bits = restriction.program.shape[0] > 0 or restriction.sparse
+    has_allowed = restriction.allowed.shape[0] > 0 and not restriction.sparse
     has_windows = restriction.windows.shape[0] > 0
     allowed, all_tables = pointer(restriction.allowed, 0), pointer(tables, 0)
     mask_pointer, score_pointer = pointer(masks, 0), pointer(found, 0)
@@ -269,10 +295,10 @@ def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constant
             bias, rescale, error = pointer(lists.bias, base), factors(lists.rescale, base), factors(lists.error, base)
             if has_bits:
                 if (size + 63) // 64 > words.shape[0]:
-                    words = np.empty((size + 63) // 64, np.uint64)
-                if not predicate_bits(
-                    program, length, operands, columns, lists.columns.shape[1], base, size, pointer(stack, 0),
-                    pointer(words, 0),
+                    words = np.empty((size + 63) // 64 + 1, np.uint64)  # steps may reach beyond the list
+                if not list_bits(
+                    program, length, operands, columns, lists.columns.shape[1], base, size, slots, allowed,
+                    restriction.sparse, pointer(stack, 0), pointer(words, 0),
                 ):  # fmt: skip
                     pair = end
                     continue
@@ -309,6 +335,8 @@ def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constant
                     blocks = (size + BLOCK - 1) // BLOCK
                     for block in range(0, blocks, MANY_BLOCKS):
                         at = block * BLOCK
+                        if has_bits and not any_bits(bits, at, MANY_BLOCKS):
+                            continue
                         if not scan_many(
                             offset(codes, block * groups * LINE), groups, all_tables, wanted, offset(bias, at),
                             moved(rescale, at), moved(error, at), here, score_pointer, mask_pointer,

@@ -6,10 +6,10 @@ The slower sibling of `lists.scan_lists`, for codecs that have no tables: floats
 import numpy as np
 
 from nearhash.kernels.coarse import lead_least
-from nearhash.kernels.codes import estimate_rows, prepare_query
+from nearhash.kernels.codes import estimate, estimate_rows, prepare_query
 from nearhash.kernels.fastscan import settle, take
 from nearhash.kernels.jit import jit
-from nearhash.kernels.lists import STEP_ROOM, label_range, least_score, predicate_bits, sort_pairs
+from nearhash.kernels.lists import STEP_ROOM, label_range, least_score, list_bits, sort_pairs
 from nearhash.kernels.predicate import SCRATCH, WORDS
 from nearhash.kernels.scan import L2
 from nearhash.kernels.select import LARGEST
@@ -50,7 +50,8 @@ def search_row_lists(
     pair_lists, pair_queries = np.empty(most, np.int32), np.empty(most, np.int32)
     pair_scores, counts = np.empty(most, np.float32), np.empty(lists.sizes.shape[0] + 1, np.int32)
     found, masks, words = np.empty(STEP, np.float32), np.empty(_BLOCKS, np.uint16), np.empty(1, np.uint64)
-    has_bits, has_allowed = restriction.program.shape[0] > 0, restriction.allowed.shape[0] > 0
+    has_bits = restriction.program.shape[0] > 0 or restriction.sparse
+    has_allowed = restriction.allowed.shape[0] > 0 and not restriction.sparse
     has_windows = restriction.windows.shape[0] > 0
     program, operands, columns = (
         pointer(restriction.program, 0), pointer(restriction.operands, 0), pointer(lists.columns, 0)
@@ -64,10 +65,10 @@ def search_row_lists(
             size, base = lists.sizes[number], lists.starts[number] * BLOCK
             if has_bits and number != scanned:
                 if (size + 63) // 64 > words.shape[0]:
-                    words = np.empty((size + 63) // 64, np.uint64)
-                passing = predicate_bits(
+                    words = np.empty((size + 63) // 64 + 1, np.uint64)
+                passing = list_bits(
                     program, restriction.program.shape[0] // WORDS, operands, columns, lists.columns.shape[1], base,
-                    size, pointer(stack, 0), pointer(words, 0),
+                    size, pointer(lists.slots, base), allowed, restriction.sparse, pointer(stack, 0), pointer(words, 0),
                 )  # fmt: skip
                 scanned = number
             if not passing or size == 0:
@@ -87,10 +88,15 @@ def search_row_lists(
             pool, own = pointer(keys, query * keys.shape[1]), pointer(constants, query * CONSTANTS)
             for start in range(first // BLOCK * BLOCK, last, STEP):
                 end = min(start + STEP, last)
-                estimate_rows(
-                    scheme, pointer(buffers, query * buffers.shape[1]), pointer(numbers, query * numbers.shape[1]),
-                    pointer(lists.codes, base * width), itemsize, start, end, pointer(found, 0),
-                )  # fmt: skip
+                buffer = pointer(buffers, query * buffers.shape[1])
+                own_numbers, rows = pointer(numbers, query * numbers.shape[1]), pointer(lists.codes, base * width)
+                if has_bits:
+                    for row in range(start, end):
+                        found[row - start] = np.inf
+                        if (words[row >> 6] >> np.uint64(row & 63)) & np.uint64(1):
+                            found[row - start] = estimate(scheme, buffer, own_numbers, rows, row)
+                else:
+                    estimate_rows(scheme, buffer, own_numbers, rows, itemsize, start, end, pointer(found, 0))
                 for i in range(end - start, STEP):
                     found[i] = np.inf
                 some = 0
