@@ -5,7 +5,7 @@ import numpy as np
 from nearhash.kernels.jit import jit, jit_inline
 from nearhash.kernels.panels import products
 from nearhash.kernels.pool import key_slot
-from nearhash.kernels.select import collect_least
+from nearhash.kernels.select import LARGEST, collect_least
 from nearhash.kernels.simd import (
     PRODUCT_QUERIES,
     PRODUCT_ROWS,
@@ -39,7 +39,8 @@ def nearest_centroids(queries, panels, bias, factor, chosen):
         for query in range(group):
             line = offset(pointer(scores, 0), query * stride)
             for i in range(count):
-                line[i] = bias[i] + factor * line[i]
+                score = bias[i] + factor * line[i]
+                line[i] = score if score < LARGEST else LARGEST  # overflow, inf or NaN: last, but a list that there is
             for i in range(count, stride):
                 line[i] = np.float32(np.inf)
             collect_least(line, pointer(numbers, 0), count, probes, pointer(keys, 0))
@@ -71,7 +72,8 @@ def choose_spill(vectors, centroids, first, near, weight, second):
                 residual = vectors[row, i] - centroids[other, i]
                 own += residual * residual
                 along += residual * (vectors[row, i] - centroids[home, i])
-            loss = own + (weight * along * along / square if square > 0 else np.float32(0.0))
+            # Divided first: the square of an inner product overflows for large numbers and vanishes for small ones.
+            loss = own + (weight * along * (along / square) if square > 0 else np.float32(0.0))
             if loss < best or (loss == best and other < winner):
                 best, winner = loss, other
         second[row] = winner

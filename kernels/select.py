@@ -51,7 +51,7 @@ def collect_least(scores, numbers, size, want, keys):
     """Keys of the `want` least of `size` float32 scores, to the pointer `keys`; returns how many.
 
     numbers: 0, 1, 2, ... int32; the slot of a key is the position of its score; ties go to the lower one. Scores are
-    not NaN and are inf from `size` up to the next multiple of 16; keys has room for 16 more than `size`. All as
+    at most LARGEST, and inf from `size` up to the next multiple of 16; keys has room for 16 more than `size`. All as
     pointers.
     """
     high = np.float32(LARGEST)

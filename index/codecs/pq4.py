@@ -198,13 +198,14 @@ def _bounds(deviations: NDArray[np.float32], subs: int) -> NDArray[np.int32]:
 
 def pack(codes: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """Codes (n, subs) as words (n, subs / 8): the four bytes of a vector for each group (``kernels.simd_tables``)."""
-    parts = codes.reshape(len(codes), -1, 2, GROUP // 2)
+    parts = codes.reshape(len(codes), codes.shape[1] // GROUP, 2, GROUP // 2)
     packed = np.ascontiguousarray(parts[:, :, 0] | (parts[:, :, 1] << np.uint8(4)))
     return packed.view("<u4")[:, :, 0].astype(np.uint32, copy=False)
 
 
 def unpack(words: NDArray[np.uint32]) -> NDArray[np.uint8]:
     """Inverse of `pack`."""
-    packed = np.ascontiguousarray(words.astype("<u4", copy=False)).view(np.uint8).reshape(len(words), -1, 1, GROUP // 2)
+    packed = np.ascontiguousarray(words.astype("<u4", copy=False)).view(np.uint8)
+    packed = packed.reshape(*words.shape, 1, GROUP // 2)
     codes = np.concatenate([packed & np.uint8(15), packed >> np.uint8(4)], axis=2)
-    return np.ascontiguousarray(codes.reshape(len(words), -1))
+    return np.ascontiguousarray(codes.reshape(len(words), GROUP * words.shape[1]))

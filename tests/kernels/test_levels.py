@@ -12,11 +12,12 @@ from nearhash.errors import InvalidArgumentError
 from nearhash.kernels.features import GENERIC, LEVEL, NEON, VARIABLE, available_levels, choose_level
 
 HERE = Path(__file__).parent
+FILES = ("test_simd.py", "test_lvq.py", "test_scan.py", "test_fastscan.py", "test_select.py", "test_panels.py")
 
 
 @pytest.mark.parametrize("level", [level for level in available_levels() if level != LEVEL])
 def test_kernels_under_another_level(level):
-    files = [str(HERE / name) for name in ("test_simd.py", "test_lvq.py", "test_scan.py")]
+    files = [str(HERE / name) for name in FILES]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, env={**os.environ, VARIABLE: level}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
