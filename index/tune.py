@@ -134,8 +134,7 @@ def find_effort(
             progress(number, len(space.lanes))
         most = math.inf if best is None else best.work
         reached = _least_in_lane(recalls_at, space, lane, recall, most, found)
-        if reached is not None and (best is None or reached.work < best.work):
-            best = reached
+        best = best if reached is None else reached
     if progress is not None:
         progress(len(space.lanes), len(space.lanes))
     return best, tuple(found)

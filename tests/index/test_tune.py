@@ -288,3 +288,20 @@ def test_a_file_with_another_state_is_refused(tuned: Any, tmp_path: Path) -> Non
     write_file(tmp_path / "bad", {**header, "tuned": tuned}, tensors)
     with pytest.raises(CorruptIndexError, match="header 'tuned'"):
         nh.load(tmp_path / "bad")
+
+
+def test_one_of_several_equally_far_is_as_right_as_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = nh.GraphIndex(12, "l2", degree=8, build_beam=24)
+    index.add(np.ones((50, 12)))
+    queries = np.zeros((300, 12))
+
+    def others(rows: NDArray[Any], k: int, *_: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        slots = np.tile(np.arange(30, 30 + k, dtype=np.int32), (len(rows), 1))
+        return slots, np.full(slots.shape, distance, np.float32)
+
+    monkeypatch.setattr(index, "_nearest", others)
+    distance = 12.0
+    assert index.tune(queries, recall=0.9).chosen.recall == 1.0
+    distance = 12.5
+    with pytest.raises(InvalidArgumentError, match=r"reached 0\.0000"):
+        index.tune(queries, recall=0.9)
