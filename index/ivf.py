@@ -28,11 +28,12 @@ from nearhash.kernels.threads import resolve_threads, run_chunks
 # The lists nearest to a query are scanned before all others, for a threshold that the rest is measured by. Between 1
 # and 10 makes no difference that could be measured.
 NEAR = 4
-# Where a filter leaves no more than so many bytes of vectors they are all measured: 2,600 of 100 dimensions take about as
-# long as an unfiltered search.
-FEW_BYTES = 1 << 20
-# Where a filter leaves a share s of the vectors, the nearest of them lie in more lists: s^-GROWTH times as many keep the
-# recall from falling (word vectors, s from 1 to 1/128: .959 at 1, between .964 and .986 below).
+# Nanoseconds that decide whether what a filter leaves is measured row by row or looked for in the lists: a row, and a
+# byte of it, in no order; a search, a list and an entry of it.
+ROW_NS, BYTE_NS = 10.0, 1 / 8
+SEARCH_NS, LIST_NS, ENTRY_NS = 15_000.0, 150.0, 0.5
+# Where a filter leaves a share s of the vectors, the nearest of them lie in more lists: s^-GROWTH times as many keep
+# the recall from falling (word vectors, s from 1 to 1/128: .959 at 1, between .964 and .986 below).
 GROWTH = 0.3
 # An index that was trained on few vectors learns anew when it has grown by this factor, until it was trained on so
 # many.
@@ -267,13 +268,14 @@ class IVFIndex(TunableIndex):
             share = 1.0
             if wanted.program is not None:
                 share = passing_share(*wanted.program, self._points.columns, size)
-            likely = counts * share
-            lacking = likely <= FEW_BYTES / (4 * self.dim)
+            likely = np.maximum(counts * share, 1.0)
             # Steps of two, so that queries of about equal filters are searched together.
-            steps = np.ceil(np.log2(size / np.maximum(likely, 1.0))).astype(np.int64)
+            steps = np.ceil(np.log2(size / likely)).astype(np.int64)
+            probes_at = np.ceil(effort.probes * 2.0 ** (GROWTH * steps))
+            lacking = self._row_cost * likely <= self._lists_cost(probes_at, effort.rerank)
             for step in np.unique(steps[~lacking]):
                 part = np.flatnonzero(~lacking & (steps == step))
-                probes = int(np.ceil(effort.probes * 2.0 ** (GROWTH * step)))
+                probes = int(probes_at[part[0]])
                 found, measured = slots[part], distances[part]
                 self._scan(
                     queries[part], found, measured, wanted.of(part), model, effort._replace(probes=probes), threads
@@ -288,6 +290,19 @@ class IVFIndex(TunableIndex):
                 queries[rest], self._vectors.view, np.empty(0, np.float32), self.metric, exact.of(rest), k, threads
             )
         return slots, distances
+
+    @property
+    def _row_cost(self) -> float:
+        """Nanoseconds, about, of measuring a vector."""
+        return ROW_NS + BYTE_NS * 4 * self.dim
+
+    def _lists_cost(self, probes: NDArray[np.float64], rerank: int) -> NDArray[np.float64]:
+        """Nanoseconds, about, of a search in so many lists."""
+        assert self._lists is not None
+        lists = len(self._lists.sizes)
+        length = self._lists.entries / lists
+        scanned = np.minimum(probes, lists) * (LIST_NS + ENTRY_NS * length)
+        return SEARCH_NS + scanned + rerank * self._row_cost
 
     def _scan(
         self,
