@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearhash.errors import CorruptIndexError
+from nearhash.errors import CorruptIndexError, InvalidArgumentError
 from nearhash.index.arguments import check_count
 from nearhash.index.arrays import Growable
 from nearhash.index.base import Progress, Slots
@@ -24,6 +24,7 @@ from nearhash.kernels.threads import resolve_threads, run_chunks
 # A filtered walk looks at about beam * degree * n / m vectors in random order to find its answers among m of n, a scan
 # at m in order, each cheaper: below m^2 = SCAN_SHARE * beam * degree * n the scan is faster.
 SCAN_SHARE = 0.5
+CODECS = ("lvq8", "f32")
 # Inner product needs a bound on the norms. When a longer vector arrives the bound grows by more than it must, so
 # that the rebuilds this causes are few.
 NORM_HEADROOM = 1.2
@@ -79,6 +80,8 @@ class GraphIndex(TunableIndex):
         self.degree = check_count(degree, "degree", least=2, most=1024)
         self.build_beam = check_count(build_beam, "build_beam", most=1 << 20)
         self.seed = check_count(seed, "seed", least=0, most=2**64 - 1)
+        if codec not in CODECS:
+            raise InvalidArgumentError(f"codec: expected one of {', '.join(CODECS)}, got {codec!r}")
         self._codec = make_codec(codec, self.dim, has_extra=self.metric == "ip")
         self._codes = Growable.empty((self._codec.width,), self._codec.dtype)
         self._vectors = None if self._codec.exact else Growable.empty((self.dim,), np.float32)

@@ -114,11 +114,11 @@ def query_buffer(scheme):
 
 @jit_inline
 def prefetch_row(rows, width, line_elements, slot):
-    """Ask for all cache lines of a row; `line_elements` is 64 bytes counted in elements."""
+    """Ask for all cache lines of a row; `line_elements`, a power of two, is 64 bytes counted in elements."""
     start = slot * width
     for line in range(0, width, line_elements):
         prefetch(offset(rows, start + line))
-    if width % line_elements != 0:  # such a row may end in one line more
+    if width & (line_elements - 1):  # such a row may end in one line more
         prefetch(offset(rows, start + width - 1))
 
 

@@ -45,9 +45,9 @@ LENGTH, ROUNDING = 6, 7  # constants of a query beside those of query_bytes: |q|
 EPSILON = np.float32(1.9)
 MOST_BITS = 8
 FEWEST_BITS = 1
-# Steps of the grid that codes of several bits are tried at, and passes of coordinate descent from the best of them:
-# tests hold the result against the true optimum.
-_GRID = 16
+# Scales that codes of several bits are tried at, see `encode_one`, and passes of coordinate descent from the best of
+# them; tests hold the result against the true optimum.
+_COARSE, _FINE = 8, 16
 _PASSES = 6
 
 
@@ -78,23 +78,28 @@ def _level(value, scale, most):
 def encode_one(residual, width, bits, codes):
     """Codes of a rotated residual, pointers to `width` float32 and uint8; returns (<y, r>, |y|^2).
 
-    The levels that maximise cos are those of ``floor(t |r|)`` for some scale t. A few scales around the one that is
-    best
-    for normal coordinates are tried, then single levels are raised and lowered as long as that helps.
+    The levels that maximise cos are those of ``floor(t |r|)`` for some scale t. Tried are scales around the one that is
+    best for many normal coordinates, which clips the largest, and, where there are so many bits that clipping costs
+    more than it gains, scales at which the largest coordinate just takes the last level; then single levels are raised
+    and lowered as long as that helps.
     """
     most, half = np.float32((1 << (bits - 1)) - 1), 1 << (bits - 1)
-    squares = 0.0
+    squares, largest = 0.0, np.float32(0.0)
     for i in range(width):
         squares += np.float64(residual[i]) ** 2
+        largest = max(largest, abs(residual[i]))
     deviation = np.float32(np.sqrt(squares / width))
     chosen = np.float32(0.0)
     if bits > 1 and deviation > 0 and np.isfinite(np.float32(1.0) / deviation):
         best = -1.0
         # The best uniform quantiser of a normal variable (Max, IRE Trans. IT 1960) ends at 1.99 deviations for 2 bits,
         # at 3.94 for 8, and almost on a line between.
-        usual = np.float32(half) / (np.float32(1.33) + np.float32(0.327) * np.float32(bits))
-        for step in range(_GRID):
-            scale = usual * np.float32(0.6 + 0.06 * step) / deviation
+        usual = np.float32(half) / (np.float32(1.33) + np.float32(0.327) * np.float32(bits)) / deviation
+        for step in range(_COARSE + _FINE):
+            if step < _COARSE:
+                scale = usual * np.float32(0.7 + 0.08 * step)
+            else:
+                scale = np.float32(half) / largest * np.float32(0.86 + 0.012 * (step - _COARSE))
             along, length = 0.0, 0.0
             for i in range(width):
                 level = np.float32(_level(residual[i], scale, most)) + np.float32(0.5)
@@ -302,8 +307,9 @@ def slack(scheme, buffer, constants, rows, slot):
     """How far the true distance may lie below the estimate: the bound of the paper, and the rounding of the query.
 
     The rounding error e is spread over all directions by the rotation, so <f y, e> too is nearly normal, with
-    deviation |f y| |e| / sqrt(D), and |f y| = |r| / cos.
+    deviation |f y| |e| / sqrt(D), where |f y| = |r| / cos, and independent of the error of the code: variances add.
     """
     header = as_floats(simd.offset(rows, slot * scheme.width))
-    rounding = EPSILON * np.sqrt(header[SQUARE] / (header[COSINE2] * np.float32(scheme.rotated))) * constants[ROUNDING]
-    return -constants[PRODUCT_WEIGHT] * (header[ERROR] * constants[LENGTH] + rounding)
+    code, rounding = header[ERROR] * constants[LENGTH], EPSILON * constants[ROUNDING]
+    rounding *= rounding * (header[SQUARE] / (header[COSINE2] * np.float32(scheme.rotated)))
+    return -constants[PRODUCT_WEIGHT] * np.sqrt(code * code + rounding)

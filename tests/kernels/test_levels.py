@@ -12,7 +12,15 @@ from nearhash.errors import InvalidArgumentError
 from nearhash.kernels.features import GENERIC, LEVEL, NEON, VARIABLE, available_levels, choose_level
 
 HERE = Path(__file__).parent
-FILES = ("test_simd.py", "test_lvq.py", "test_scan.py", "test_fastscan.py", "test_select.py", "test_panels.py")
+FILES = (
+    "test_simd.py",
+    "test_simd_codes.py",
+    "test_lvq.py",
+    "test_scan.py",
+    "test_fastscan.py",
+    "test_select.py",
+    "test_panels.py",
+)
 
 
 @pytest.mark.parametrize("level", [level for level in available_levels() if level != LEVEL])
