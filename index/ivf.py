@@ -40,8 +40,6 @@ GROWTH = 0.3
 OUTGROWN, SETTLED = 4, 20_000
 BATCH = 1024  # queries searched at once by a thread: the more, the more share a list
 POOL_BYTES = 1 << 22
-# For `tune`: measuring a candidate exactly costs as much as scanning so many codes.
-RERANK_WORK = 60
 RERANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # times k, that `tune` tries
 
 _NO_STEPS: NDArray[np.int64] = np.empty(0, np.int64)
@@ -296,7 +294,7 @@ class IVFIndex(TunableIndex):
         """Nanoseconds, about, of measuring a vector."""
         return ROW_NS + BYTE_NS * 4 * self.dim
 
-    def _lists_cost(self, probes: NDArray[np.float64], rerank: int) -> NDArray[np.float64]:
+    def _lists_cost(self, probes: NDArray[np.float64] | np.float64, rerank: int) -> NDArray[np.float64]:
         """Nanoseconds, about, of a search in so many lists."""
         assert self._lists is not None
         lists = len(self._lists.sizes)
@@ -347,11 +345,10 @@ class IVFIndex(TunableIndex):
 
     def _effort_space(self, k: int) -> Space:
         assert self._lists is not None
-        length = self._lists.entries / len(self._lists.sizes)
         reranks = [{"rerank": factor * k} for factor in RERANKS if factor * k < self._points.slots or factor == 1]
 
         def work(effort: dict[str, int]) -> float:
-            return effort["probes"] * length + effort["rerank"] * RERANK_WORK
+            return float(self._lists_cost(np.float64(effort["probes"]), effort["rerank"]))
 
         return Space("probes", 1, len(self._lists.sizes), reranks, work)
 

@@ -18,6 +18,7 @@ class Files(NamedTuple):
     labels: Path
     graph: Path
     flat: Path
+    ivf: Path
 
 
 Run = Callable[..., dict[str, Any]]
@@ -40,7 +41,8 @@ def run_json() -> Run:
 def files(tmp_path_factory: pytest.TempPathFactory, run_json: Run) -> Files:
     folder = tmp_path_factory.mktemp("command-line")
     made = Files(
-        *(folder / name for name in ("vectors.npy", "ids.txt", "labels.npy", "graph.nearhash", "flat.nearhash"))
+        *(folder / name for name in ("vectors.npy", "ids.txt", "labels.npy")),
+        *(folder / f"{kind}.nearhash" for kind in ("graph", "flat", "ivf")),
     )
     np.save(made.vectors, np.random.default_rng(7).standard_normal((300, 8)).astype(np.float32))
     made.ids.write_text("".join(f"{1000 + row}\n" for row in range(300)))
@@ -48,4 +50,5 @@ def files(tmp_path_factory: pytest.TempPathFactory, run_json: Run) -> Files:
     common = ("build", made.vectors, "--ids", made.ids, "--labels", made.labels, "--metric", "l2", "--threads", 1)
     run_json(*common, "--out", made.graph, "--degree", 16, "--seed", 3)
     run_json(*common, "--out", made.flat, "--index", "flat", "--dtype", "float16")
+    run_json(*common, "--out", made.ivf, "--kind", "ivf", "--lists", 12, "--seed", 5)
     return made

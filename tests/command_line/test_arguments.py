@@ -13,7 +13,7 @@ import nearhash
 from nearhash.command_line.app import app
 from nearhash.command_line.search import parse_window
 
-COMMANDS = ("build", "search", "serve", "inspect", "warmup", "demo")
+COMMANDS = ("build", "search", "tune", "serve", "inspect", "warmup", "demo")
 
 
 @pytest.fixture
@@ -54,6 +54,15 @@ def test_version() -> None:
         (["build", "VECTORS", "--out", "new", "--index", "flat", "--build-beam", "9"], "--build-beam"),
         (["build", "VECTORS", "--out", "new", "--index", "flat", "--codec", "lvq8"], "--codec"),
         (["build", "VECTORS", "--out", "new", "--index", "graph", "--dtype", "int8"], "--dtype"),
+        (["build", "VECTORS", "--out", "new", "--index", "graph", "--lists", "9"], "--lists"),
+        (["build", "VECTORS", "--out", "new", "--index", "flat", "--spill"], "--spill"),
+        (["build", "VECTORS", "--out", "new", "--index", "ivf", "--degree", "9"], "--degree"),
+        (["build", "VECTORS", "--out", "new", "--index", "graph", "--codec", "pq4"], "--codec"),
+        (["build", "VECTORS", "--out", "new", "--index", "ivf", "--codec", "pq5"], "--codec"),
+        (["tune", "VECTORS"], "--queries"),
+        (["tune", "VECTORS", "--queries", "VECTORS", "--recall", "1"], "--recall"),
+        (["tune", "VECTORS", "--queries", "VECTORS", "--plot", "curve.jpg"], "--plot"),
+        (["tune", "VECTORS", "--queries", "VECTORS", "--plot", "no-such-folder/curve.png"], "--plot"),
         (["build", "VECTORS", "--out", "new", "--threads", "0"], "--threads"),
         (["build", "VECTORS", "--out", "new", "--labels", "missing.npy"], "--labels"),
         (["search", "VECTORS"], "--queries"),

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import nearhash as nh
 from nearhash.command_line.app import app
-from nearhash.command_line.build import build
+from nearhash.command_line.build import CODECS, Codec, IndexKind, build
 from nearhash.command_line.search import search
 from nearhash.command_line.serve import serve
 from nearhash.service.config import Limits, ServerConfig
@@ -23,11 +23,21 @@ run = CliRunner().invoke
 
 
 def test_build_passes_every_setting_on(files: Files) -> None:
-    graph, flat = nh.load(files.graph).info(), nh.load(files.flat).info()
+    graph, flat, ivf = (nh.load(path).info() for path in (files.graph, files.flat, files.ivf))
     assert (graph["kind"], graph["metric"], graph["size"], graph["labelled"]) == ("graph", "l2", 300, True)
     assert (graph["codec"], graph["degree"], graph["seed"]) == ("lvq8", 16, 3)
     assert (flat["kind"], flat["metric"], flat["size"], flat["dtype"]) == ("flat", "l2", 300, "float16")
+    assert (ivf["kind"], ivf["lists"], ivf["seed"], ivf["codec"], ivf["spill"]) == ("ivf", 12, 5, "pq4", False)
     assert nh.load(files.graph).ids.tolist() == list(range(1000, 1300))
+
+
+@pytest.mark.parametrize(("kind", "codec"), [(kind, codec) for kind, codecs in CODECS.items() for codec in codecs])
+def test_every_codec_on_offer_is_one(files: Files, tmp_path: Path, run_json: Run, kind: str, codec: str) -> None:
+    spill = ["--spill"] if kind == "ivf" else []
+    arguments = ("--out", tmp_path / "new", "--index", IndexKind(kind).value, "--codec", Codec(codec).value, *spill)
+    facts = run_json("build", files.vectors, *arguments)["index"]
+    assert facts["codec"] == Codec(codec).value
+    assert facts.get("spill", False) == bool(spill)
 
 
 def test_build_reports_size_and_time(files: Files, tmp_path: Path, run_json: Run) -> None:
@@ -73,7 +83,7 @@ def test_a_failed_build_leaves_no_file(tmp_path: Path, option: str, content: str
     assert not out.exists()
 
 
-@pytest.mark.parametrize("kind", ["graph", "flat"])
+@pytest.mark.parametrize("kind", ["graph", "flat", "ivf"])
 def test_search_prints_what_the_library_finds(files: Files, run_json: Run, kind: str) -> None:
     path = getattr(files, kind)
     document = run_json("search", path, "--queries", files.vectors, "--k", 3, "--threads", 1)
@@ -127,6 +137,74 @@ def test_beam_reaches_the_graph_and_is_refused_for_flat(files: Files, run_json: 
     assert "this one is flat" in result.stderr
 
 
+def test_probes_reach_the_lists(files: Files, run_json: Run) -> None:
+    arguments = ("search", files.ivf, "--queries", files.vectors, "--k", 10)
+    few, many = (run_json(*arguments, "--probes", probes, "--rerank", 60)["ids"] for probes in (1, 12))
+    assert few != many
+    expected = nh.load(files.ivf).search(np.load(files.vectors), 10, probes=12, rerank=60).ids  # type: ignore[call-arg]
+    assert many == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("file", "efforts", "complaint"),
+    [
+        ("flat", ["--beam", "9"], "this one is flat"),
+        ("flat", ["--recall", "0.9"], "this one is flat"),
+        ("ivf", ["--beam", "9"], "this one is ivf"),
+        ("graph", ["--probes", "9"], "this one is graph"),
+        ("graph", ["--rerank", "9"], "this one is graph"),
+        ("ivf", ["--recall", "0.9", "--probes", "3"], "takes its place"),
+    ],
+)
+def test_efforts_of_other_indexes_are_refused(files: Files, file: str, efforts: list[str], complaint: str) -> None:
+    result = run(app, ["search", str(getattr(files, file)), "--queries", str(files.vectors), *efforts])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert complaint in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("kind", ["graph", "ivf"])
+def test_tune_stores_what_search_uses(files: Files, tmp_path: Path, run_json: Run, kind: str) -> None:
+    file, plot, queries = tmp_path / "index", tmp_path / "curve.png", tmp_path / "queries.npy"
+    file.write_bytes(getattr(files, kind).read_bytes())
+    np.save(queries, np.random.default_rng(8).standard_normal((400, 8)).astype(np.float32))
+    arguments = ("tune", file, "--queries", queries, "--k", 5, "--recall", 0.8)
+    before = file.read_bytes()
+    dry = run_json(*arguments, "--dry-run")
+    assert file.read_bytes() == before
+    assert dry["stored"] is False
+    untuned = run(app, ["search", str(file), "--queries", str(queries), "--recall", "0.8"])
+    assert (untuned.exit_code, untuned.stdout) == (1, "")
+    assert "call tune" in untuned.stderr
+    pytest.importorskip("matplotlib")
+    document = run_json(*arguments, "--plot", plot)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert document["stored"] is True
+    assert document["chosen"]["effort"] == dry["chosen"]["effort"]
+    assert document["chosen"]["recall_bound"] >= 0.8
+    assert document["chosen"]["effort"] in [point["effort"] for point in document["curve"]]
+    assert document["queries"] == 400
+    tuned = nh.load(file)
+    assert tuned.info()["tuned"][0]["effort"] == document["chosen"]["effort"]
+    found = run_json("search", file, "--queries", queries, "--k", 5, "--recall", 0.8)["ids"]
+    assert found == tuned.search(np.load(queries), 5, **document["chosen"]["effort"]).ids.tolist()
+    assert '"recall": 0.8' in run(app, ["inspect", str(file)]).stdout
+    text = run(app, list(map(str, arguments)))
+    assert text.exit_code == 0
+    assert "<- chosen" in text.stdout
+    assert f"stored in {file}" in text.stdout
+
+
+def test_tune_refuses_what_it_cannot_do(files: Files) -> None:
+    flat = run(app, ["tune", str(files.flat), "--queries", str(files.vectors)])
+    assert (flat.exit_code, flat.stdout) == (2, "")
+    assert "of kind flat" in flat.stderr
+    before = files.graph.read_bytes()
+    certain = run(app, ["tune", str(files.graph), "--queries", str(files.vectors), "--recall", "0.99999"])
+    assert (certain.exit_code, certain.stdout) == (1, "")
+    assert certain.stderr.startswith("nearhash: recall: expected at most 0.99")
+    assert files.graph.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "command", [["search", "FILE", "--queries", "VECTORS"], ["serve", "--index", "FILE"], ["inspect", "FILE"]]
 )
@@ -176,8 +254,14 @@ def test_defaults_that_help_names_are_those_of_the_library() -> None:
         return inspect.signature(command).parameters[option].annotation.__metadata__[0].show_default
 
     graph = inspect.signature(nh.GraphIndex).parameters
-    for option in ("codec", "degree", "build_beam", "seed"):
+    for option in ("degree", "build_beam", "seed"):
         assert shown(build, option) == str(graph[option].default)
+    lists = inspect.signature(nh.IVFIndex).parameters
+    assert shown(build, "codec") == f"graph: {graph['codec'].default}, ivf: {lists['codec'].default}"
+    assert shown(build, "spill") is lists["spill"].default
+    assert lists["seed"].default == graph["seed"].default
+    for option in ("probes", "rerank"):
+        assert shown(search, option) == str(inspect.signature(nh.IVFIndex.search).parameters[option].default)
     assert shown(build, "dtype") == inspect.signature(nh.FlatIndex).parameters["dtype"].default
     assert shown(search, "beam") == str(inspect.signature(nh.GraphIndex.search).parameters["beam"].default)
     limits, settings = Limits(), inspect.signature(serve).parameters

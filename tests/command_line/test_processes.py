@@ -71,15 +71,20 @@ from nearhash.command_line.warmup import compiled_kernels, warmup
 
 warmup(json=True)
 rows = np.random.default_rng(1).standard_normal((3000, 24)).astype(np.float32)
-for index in (nh.GraphIndex(24), nh.GraphIndex(24, metric="l2", codec="f32"), nh.FlatIndex(24, dtype="float16")):
-    index.add(rows, labels=np.arange(3000))
+column = {"column": np.arange(3000)}
+for index in (
+    nh.GraphIndex(24), nh.GraphIndex(24, metric="l2", codec="f32"), nh.FlatIndex(24, dtype="float16"),
+    nh.IVFIndex(24), nh.IVFIndex(24, metric="l2", codec="rabitq", spill=True), nh.IVFIndex(24, codec="lvq8"),
+):
+    index.add(rows, labels=np.arange(3000), attributes=column)
     index.save(tempfile.gettempdir() + "/warm.nearhash")
     for each in (index, nh.load(tempfile.gettempdir() + "/warm.nearhash")):
         for queries in (rows[0], rows[:100]):
             each.search(queries)
             each.search(queries, window=(0, 2500))
             each.search(queries, allow=np.arange(3000) % 3 > 0)
-        each.add(rows[:50])
+            each.search(queries, where=nh.where.range("column", 5, 2000), window=(0, 2500))
+        each.add(rows[:50], attributes={"column": np.zeros(50, int)})
         each.remove([7])
         each.search(rows[:9], window=(0, 9))
 print(compiled_kernels()["kernels"])

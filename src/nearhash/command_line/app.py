@@ -11,6 +11,7 @@ from nearhash.command_line.demo import demo
 from nearhash.command_line.inspect import inspect
 from nearhash.command_line.search import search
 from nearhash.command_line.serve import serve
+from nearhash.command_line.tune import tune
 from nearhash.command_line.warmup import warmup
 from nearhash.errors import NearhashError
 
@@ -60,5 +61,5 @@ def _options(
     pass
 
 
-for command in (demo, build, search, serve, inspect, warmup):
+for command in (demo, build, search, tune, serve, inspect, warmup):
     app.command()(command)

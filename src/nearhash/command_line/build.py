@@ -15,6 +15,7 @@ class IndexKind(str, Enum):
     """Kinds of index that can be built."""
 
     graph = "graph"
+    ivf = "ivf"
     flat = "flat"
 
 
@@ -27,9 +28,15 @@ class Metric(str, Enum):
 
 
 class Codec(str, Enum):
-    """How a graph index stores the vectors that it walks over."""
+    """How an index codes the vectors that it walks over or scans."""
 
+    pq4 = "pq4"
+    pq8 = "pq8"
+    rabitq = "rabitq"
+    lvq4 = "lvq4"
     lvq8 = "lvq8"
+    float8 = "float8"
+    f16 = "f16"
     f32 = "f32"
 
 
@@ -40,6 +47,19 @@ class Dtype(str, Enum):
     float16 = "float16"
     int8 = "int8"
     uint8 = "uint8"
+
+
+# The kinds of index that a setting is for.
+SETTINGS = {
+    "codec": (IndexKind.graph, IndexKind.ivf),
+    "degree": (IndexKind.graph,),
+    "build_beam": (IndexKind.graph,),
+    "lists": (IndexKind.ivf,),
+    "spill": (IndexKind.ivf,),
+    "seed": (IndexKind.graph, IndexKind.ivf),
+    "dtype": (IndexKind.flat,),
+}
+CODECS = {IndexKind.graph: (Codec.lvq8, Codec.f32), IndexKind.ivf: tuple(Codec)}
 
 
 def build(
@@ -53,16 +73,29 @@ def build(
         ),
     ],
     out: Annotated[Path, typer.Option(dir_okay=False, help="The index file to write.")],
-    index: Annotated[IndexKind, typer.Option(help="graph: approximate, fast; flat: exact.")] = IndexKind.graph,
+    index: Annotated[
+        IndexKind,
+        typer.Option(
+            "--index", "--kind", help="graph, ivf: approximate, fast; ivf builds faster, is smaller; flat: exact."
+        ),
+    ] = IndexKind.graph,
     metric: Annotated[Metric, typer.Option(help="Squared Euclidean, negative inner product or 1 - cosine.")] = (
         Metric.cosine
     ),
-    codec: Annotated[Codec | None, typer.Option(help="Graph only.", show_default="lvq8")] = None,
+    codec: Annotated[
+        Codec | None, typer.Option(help="Graph (lvq8, f32) and ivf (all).", show_default="graph: lvq8, ivf: pq4")
+    ] = None,
     degree: Annotated[int | None, typer.Option(min=2, help="Graph only: edges of a node.", show_default="32")] = None,
     build_beam: Annotated[
         int | None, typer.Option(min=1, help="Graph only: candidates per inserted vector.", show_default="128")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Graph only: seed of the build.", show_default="0")] = None,
+    lists: Annotated[
+        int | None, typer.Option(min=1, help="Ivf only: lists of the partition.", show_default="2.5 sqrt(n)")
+    ] = None,
+    spill: Annotated[
+        bool | None, typer.Option("--spill", help="Ivf only: every vector in a second list too.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Graph and ivf: seed of the build.", show_default="0")] = None,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Flat only: how vectors are stored.", show_default="float32")
     ] = None,
@@ -82,24 +115,34 @@ def build(
         raise typer.BadParameter(f"{out} exists; --force overwrites it", param_hint="--out")
     if not out.absolute().parent.is_dir():
         raise typer.BadParameter(f"the folder of {out} does not exist", param_hint="--out")
-    graph_settings = {"codec": codec and codec.value, "degree": degree, "build_beam": build_beam, "seed": seed}
-    flat_settings = {"dtype": dtype and dtype.value}
-    if index is IndexKind.graph:
-        _refuse(flat_settings, IndexKind.flat)
-    else:
-        _refuse(graph_settings, IndexKind.graph)
-    settings: dict[str, Any] = {
-        name: value for name, value in (graph_settings | flat_settings).items() if value is not None
+    given = {
+        "codec": codec and codec.value,
+        "degree": degree,
+        "build_beam": build_beam,
+        "lists": lists,
+        "spill": spill,
+        "seed": seed,
+        "dtype": dtype and dtype.value,
     }
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    for name in settings:
+        if index not in SETTINGS[name]:
+            kinds = " and ".join(kind.value for kind in SETTINGS[name])
+            raise typer.BadParameter(f"for --index {kinds} only", param_hint="--" + name.replace("_", "-"))
+    if codec is not None and codec not in CODECS[index]:
+        names = ", ".join(one.value for one in CODECS[index])
+        raise typer.BadParameter(f"got {codec.value}, expected one of {names} for {index.value}", param_hint="--codec")
 
     import nearhash as nh
 
     matrix = read_vectors(vectors)
     id_column = None if ids is None else read_ids(ids)
     label_column = None if labels is None else read_labels(labels)
-    built: nh.FlatIndex | nh.GraphIndex
+    built: nh.FlatIndex | nh.GraphIndex | nh.IVFIndex
     if index is IndexKind.graph:
         built = nh.GraphIndex(matrix.shape[1], metric=metric.value, threads=threads, **settings)
+    elif index is IndexKind.ivf:
+        built = nh.IVFIndex(matrix.shape[1], metric=metric.value, threads=threads, **settings)
     else:
         built = nh.FlatIndex(matrix.shape[1], metric=metric.value, **settings)
     started = time.perf_counter()
@@ -120,13 +163,6 @@ def build(
         print_json(document)
     else:
         _print_summary(document)
-
-
-def _refuse(settings: dict[str, Any], kind: IndexKind) -> None:
-    """Refuse settings of an index of `kind` when another kind is built."""
-    for name, value in settings.items():
-        if value is not None:
-            raise typer.BadParameter(f"for --index {kind.value} only", param_hint="--" + name.replace("_", "-"))
 
 
 def _print_summary(document: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from nearhash import Hits
 
 QUERIES_SHOWN = 5
+# The kinds of index that an effort is for.
+EFFORTS = {"beam": ("graph",), "probes": ("ivf",), "rerank": ("ivf",), "recall": ("graph", "ivf")}
 
 
 def parse_window(text: str) -> tuple[float, float]:
@@ -49,6 +51,14 @@ def search(
     beam: Annotated[
         int | None, typer.Option(min=1, help="Graph only: higher is slower and finds more.", show_default="64")
     ] = None,
+    probes: Annotated[int | None, typer.Option(min=1, help="Ivf only: lists that are read.", show_default="32")] = None,
+    rerank: Annotated[
+        int | None, typer.Option(min=1, help="Ivf only: candidates measured exactly.", show_default="100")
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="Graph and ivf, instead: the effort that `nearhash tune` found for this recall."),
+    ] = None,
     allow: Annotated[
         Path | None,
         typer.Option(
@@ -70,10 +80,15 @@ def search(
     import nearhash as nh
 
     loaded = nh.load(index)
-    effort: dict[str, Any] = {} if beam is None else {"beam": beam}
+    given = {"beam": beam, "probes": probes, "rerank": rerank, "recall": recall}
+    effort: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     kind = loaded.info()["kind"]
-    if effort and kind != "graph":
-        raise typer.BadParameter(f"for a graph index only, this one is {kind}", param_hint="--beam")
+    for name in effort:
+        if kind not in EFFORTS[name]:
+            kinds = " or ".join(EFFORTS[name])
+            raise typer.BadParameter(f"for an index of kind {kinds}, this one is {kind}", param_hint="--" + name)
+    if recall is not None and len(effort) > 1:
+        raise typer.BadParameter("an effort is given as well; --recall takes its place", param_hint="--recall")
     vectors = read_vectors(queries)
     allowed = None if allow is None else read_allow(allow)
     started = time.perf_counter()

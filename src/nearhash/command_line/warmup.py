@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nearhash.command_line.build import Codec
 from nearhash.command_line.report import JsonOption, print_json, progress_bar, results
 
 DIM = 16
 ROWS = 400
 BATCHES = (1, 40)  # a few queries are scanned, many go through a matrix product
+LISTS = 8
+# A graph answers filters by a walk or by a scan, as the beam makes the one or the other cheaper.
+EFFORTS: dict[str, tuple[dict[str, int], ...]] = {"graph": ({"beam": 1}, {"beam": 64}), "ivf": ({"probes": 2},)}
 ALLOWED = (ROWS // 4, 4)  # wide filters are tested on the way, narrow ones listed
 
 
@@ -54,6 +58,10 @@ def exercises() -> Iterator[Callable[[], None]]:
         for codec in ("lvq8", "f32"):
             settings = {"metric": metric, "codec": codec}
             yield partial(exercise, partial(nh.GraphIndex, DIM, **settings))
+        for spill in (False, True):
+            yield partial(exercise, partial(nh.IVFIndex, DIM, metric=metric, lists=LISTS, spill=spill))
+    for codec in Codec:
+        yield partial(exercise, partial(nh.IVFIndex, DIM, codec=codec.value, lists=LISTS))
 
 
 def exercise(make: Callable[[], Any]) -> None:
@@ -83,13 +91,13 @@ def search_in_every_way(index: Any, rows: npt.NDArray[np.float32]) -> None:
     for allowed in ALLOWED:
         window, allow = {"window": (0, allowed)}, {"allow": index.ids[:allowed]}
         filters += [window, allow, window | allow, {"where": nh.where.range("part", 0, allowed)}]
-    # A graph answers filters by a walk or by a scan, as the beam makes the one or the other cheaper.
-    efforts: tuple[dict[str, int], ...] = ({"beam": 1}, {"beam": 64}) if index.info()["kind"] == "graph" else ({},)
+    kind = index.info()["kind"]
+    efforts: tuple[dict[str, int], ...] = EFFORTS.get(kind, ({},))
     for batch, dtype, effort in product(BATCHES, (np.float32, np.uint8), efforts):
         queries = np.resize(rows, (batch, DIM)).astype(dtype)
         for limits in filters:
             index.search(queries, k=1, threads=1, **limits, **effort)
-            if not effort and batch == BATCHES[0]:
+            if kind == "flat" and batch == BATCHES[0]:
                 index.range_search(queries, radius=1.0, threads=1, **limits)
 
 
