@@ -47,6 +47,49 @@ def _squared_distances(vector, first, last, codewords, out):
             out[code] += difference * difference
 
 
+@jit_inline
+def _nearest(distances):
+    """Number of the least of 256 distances, a pointer; ties to the lower."""
+    least, code = simd.least_float(distances, CODEWORDS), 0
+    while code < CODEWORDS - 1 and distances[code] != least:
+        code += 1
+    return code
+
+
+@jit
+def train_part(sample, rounds, codewords):
+    """Lloyd's algorithm from the codewords (d, 256) given, in place, on a sample (n, d) of a part; all float32.
+
+    A codeword that loses all its vectors moves next to the one that has most.
+    """
+    count, dim = sample.shape
+    distances = np.empty(CODEWORDS, np.float32)
+    sums, members = np.empty((CODEWORDS, dim)), np.empty(CODEWORDS, np.int64)
+    for _ in range(rounds):
+        sums[:] = 0
+        members[:] = 0
+        for row in range(count):
+            vector, table = simd.pointer(sample, row * dim), simd.pointer(distances, 0)
+            _squared_distances(vector, 0, dim, simd.pointer(codewords, 0), table)
+            code = _nearest(table)
+            members[code] += 1
+            for i in range(dim):
+                sums[code, i] += sample[row, i]
+        for code in range(CODEWORDS):
+            if members[code] > 0:
+                for i in range(dim):
+                    codewords[i, code] = np.float32(sums[code, i] / members[code])
+        for code in range(CODEWORDS):
+            if members[code] == 0:
+                crowded = np.argmax(members)
+                share = members[crowded] // 2
+                members[crowded], members[code] = members[crowded] - share, share
+                for i in range(dim):
+                    nudge = np.float32(1e-3) * (np.abs(codewords[i, crowded]) + np.float32(1e-6))
+                    codewords[i, code] = codewords[i, crowded] + nudge
+                    codewords[i, crowded] -= nudge
+
+
 @jit
 def encode(vectors, codewords, parts, rows):
     """Nearest codewords, ties to the lower, of vectors (n, dim) float32 to the first `parts` bytes of each row."""
@@ -57,7 +100,7 @@ def encode(vectors, codewords, parts, rows):
             first, last = part * dim // parts, (part + 1) * dim // parts
             vector, table = simd.pointer(vectors, row * dim), simd.pointer(distances, 0)
             _squared_distances(vector, first, last, simd.pointer(codewords, 0), table)
-            rows[row, part] = np.argmin(distances)
+            rows[row, part] = _nearest(table)
 
 
 @jit_inline

@@ -79,7 +79,8 @@ def hadamard(size: int) -> Floats:
     matrix = np.ones((1, 1))
     while len(matrix) < size:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return matrix / np.sqrt(size)
+    normalised: Floats = matrix / np.sqrt(size)
+    return normalised
 
 
 def rotation_matrix(signs: NDArray[Any]) -> Floats:

@@ -147,18 +147,27 @@ def dot_planes(typing_context, planes, values, words, bits):
         def plane(number, totals):
             start = builder.gep(planes, [builder.mul(number, plane_bytes)])
 
-            def word(index, totals):
+            def word(index, total):
                 address = builder.gep(start, [builder.mul(index, ir.Constant(I64, 8))])
                 mask = builder.load(builder.bitcast(address, I64.as_pointer()))
                 mask.align = 1
                 line = _load(builder, values, builder.mul(index, ir.Constant(I64, BYTES)), _BYTES)
                 chosen = builder.select(builder.bitcast(mask, _vector(ir.IntType(1), BYTES)), line, _splat(_BYTES, 0))
-                return [_add_products(builder, totals[0], one, chosen)]
+                return _add_products(builder, total, one, chosen)
 
-            # Horner's rule over the planes: one sum over all lanes at the end.
-            return _loop(builder, zero, words, 1, [builder.add(totals[0], totals[0])], word)
+            def pair(index, totals):
+                return [word(index, totals[0]), word(builder.add(index, ir.Constant(I64, 1)), totals[1])]
 
-        return _sum_lanes(builder, _loop(builder, zero, bits, 1, [_splat(_SUMS, 0)], plane)[0])
+            # Horner's rule over the planes: one sum over all lanes at the end. Two sums at a time, because each waits
+            # for the instruction before it.
+            doubled = [builder.add(total, total) for total in totals]
+            even = builder.and_(words, ir.Constant(I64, -2))
+            first, second = _loop(builder, zero, even, 2, doubled, pair)
+            (first,) = _loop(builder, even, words, 1, [first], lambda i, t: [word(i, t[0])])
+            return [first, second]
+
+        totals = _loop(builder, zero, bits, 1, [_splat(_SUMS, 0)] * 2, plane)
+        return _sum_lanes(builder, builder.add(*totals))
 
     return signature, codegen
 
