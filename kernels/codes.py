@@ -139,8 +139,8 @@ def estimate_all(model, queries, metric, rows, first, last, out):
     """Estimates of queries (q, dim) float32 and rows ``first <= i < last`` of (n, width), to out (q, last - first)."""
     scheme, parameters = model
     space, constants = query_buffer(scheme), np.empty(CONSTANTS, np.float32)
-    buffer, numbers = pointer(space, 0), pointer(constants, 0)
     for query in range(queries.shape[0]):
+        buffer, numbers = pointer(space, 0), pointer(constants, 0)
         vector = pointer(queries, query * queries.shape[1])
         prepare_query(scheme, pointer(parameters, 0), vector, metric, buffer, numbers)
         results = pointer(out, query * out.shape[1])
@@ -152,8 +152,8 @@ def slack_all(model, queries, metric, rows, first, last, out):
     """`slack` for what `estimate_all` estimates; codecs with an error bound only."""
     scheme, parameters = model
     space, constants = query_buffer(scheme), np.empty(CONSTANTS, np.float32)
-    buffer, numbers = pointer(space, 0), pointer(constants, 0)
     for query in range(queries.shape[0]):
+        buffer, numbers = pointer(space, 0), pointer(constants, 0)
         vector = pointer(queries, query * queries.shape[1])
         prepare_query(scheme, pointer(parameters, 0), vector, metric, buffer, numbers)
         for row in range(first, last):
@@ -165,8 +165,8 @@ def distance_all(model, queries, rows, out):
     """Distances of the vectors of rows `queries` (q, width) and `rows` (n, width), to out (q, n)."""
     scheme, parameters = model
     space, constants = query_buffer(scheme), np.empty(CONSTANTS, np.float32)
-    buffer, numbers = pointer(space, 0), pointer(constants, 0)
     for query in range(queries.shape[0]):
+        buffer, numbers = pointer(space, 0), pointer(constants, 0)
         prepare(scheme, pointer(parameters, 0), pointer(queries, 0), query, buffer, numbers)
         for row in range(rows.shape[0]):
             out[query, row] = distance(scheme, buffer, numbers, pointer(rows, 0), row)

@@ -43,10 +43,13 @@ def insert_batch(model, codes, neighbours, entry, nodes, first, last, seen, stat
         )  # fmt: skip
         # Everything in the pool was expanded; the early steps of the walk add the long links. A walk too long to
         # be recorded leaves the pool.
-        candidates = np.sort(expanded[:steps]) if steps <= limit else pool[:size].copy()
+        candidates = pointer(pool, 0)
+        if steps <= limit:
+            candidates, size = pointer(expanded, 0), steps
+            expanded[:steps].sort()
         count = robust_prune(
-            scheme, table, pointer(buffer, 0), pointer(constants, 0), rows, node, pointer(candidates, 0),
-            len(candidates), alpha, degree, parent, pointer(kept, 0),
+            scheme, table, pointer(buffer, 0), pointer(constants, 0), rows, node, candidates, size, alpha, degree,
+            parent, pointer(kept, 0),
         )  # fmt: skip
         for j in range(degree):
             neighbours[node, j] = kept[j] if j < count else -1
@@ -97,7 +100,7 @@ def link_batch(model, codes, neighbours, pairs, starts, first, last, alpha, pare
     rows, parent = pointer(codes, 0), pointer(parents, 0)
     scheme, table = model[0], pointer(model[1], 0)
     buffer, constants = query_buffer(scheme), np.empty(CONSTANTS, np.float32)
-    kept = np.empty(degree, np.int32)
+    kept, candidates = np.empty(degree, np.int32), np.empty(2 * degree, np.uint64)
     source_bits = np.uint64(0xFFFFFFFF)
     for group in range(first, last):
         begin, end = starts[group], starts[group + 1]
@@ -111,16 +114,18 @@ def link_batch(model, codes, neighbours, pairs, starts, first, last, alpha, pare
                 present += 1
             continue
         prepare(scheme, table, rows, target, pointer(buffer, 0), pointer(constants, 0))
-        candidates = np.empty(present + end - begin, np.uint64)
-        for i in range(present + end - begin):
+        size = present + end - begin
+        if size > len(candidates):
+            candidates = np.empty(size, np.uint64)
+        for i in range(size):
             node = (
                 np.int64(neighbours[target, i]) if i < present else np.int64(pairs[begin + i - present] & source_bits)
             )
             away = distance(scheme, pointer(buffer, 0), pointer(constants, 0), rows, node)
-            insert(candidates, i, len(candidates), make_key(away, node))
+            insert(candidates, i, size, make_key(away, node))
         count = robust_prune(
             scheme, table, pointer(buffer, 0), pointer(constants, 0), rows, target, pointer(candidates, 0),
-            len(candidates), alpha, degree, parent, pointer(kept, 0),
+            size, alpha, degree, parent, pointer(kept, 0),
         )  # fmt: skip
         for j in range(degree):
             neighbours[target, j] = kept[j] if j < count else -1

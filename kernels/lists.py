@@ -259,7 +259,6 @@ def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constant
     has_allowed = restriction.allowed.shape[0] > 0 and not restriction.sparse
     has_windows = restriction.windows.shape[0] > 0
     allowed, all_tables = pointer(restriction.allowed, 0), pointer(tables, 0)
-    mask_pointer, score_pointer = pointer(masks, 0), pointer(found, 0)
     wanted, here = pointer(which, 0), pointer(numbers_here, 0)
     has_factors = lists.rescale is not None
     program, operands = pointer(restriction.program, 0), pointer(restriction.operands, 0)
@@ -302,7 +301,8 @@ def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constant
                 ):  # fmt: skip
                     pair = end
                     continue
-            bits = pointer(words, 0)
+            # Taken here and not before the loops: Numba frees an array after its last use, pointers to it or not.
+            bits, mask_pointer, score_pointer = pointer(words, 0), pointer(masks, 0), pointer(found, 0)
             while pair < end:
                 # The next few queries that can still win something here, each with its constants for this list.
                 waiting = 0

@@ -132,11 +132,11 @@ def evaluate_mask(program, operands, columns, allowed, mask):
     """
     total, stride = mask.shape[0], columns.shape[1]
     stack, passing = np.empty(SCRATCH, np.uint64), 0
-    steps, own, values, scratch = pointer(program, 0), pointer(operands, 0), pointer(columns, 0), pointer(stack, 0)
+    steps, own, values = pointer(program, 0), pointer(operands, 0), pointer(columns, 0)
     length, limited = program.shape[0] // WORDS, allowed.shape[0] > 0
     for start in range(0, total, ROWS):
         count = min(ROWS, total - start)
-        bits = block_bits(steps, length, own, values, stride, start, count, scratch)
+        bits = block_bits(steps, length, own, values, stride, start, count, pointer(stack, 0))
         target = pointer(mask, start)
         for i in range(count):
             target[i] = np.uint8((bits >> np.uint64(i)) & _ONE)
