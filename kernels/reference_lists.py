@@ -10,7 +10,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from nearhash.kernels.reference import make_key
 from nearhash.kernels.simd_tables import BLOCK, GROUP, LINE
 
 LEVELS = 16
@@ -79,9 +78,13 @@ def anisotropic_loss(error: NDArray[np.float64], direction: NDArray[np.float64],
 
 
 def least_keys(distances: NDArray[np.float32], slots: NDArray[np.int32], want: int) -> list[int]:
-    """The `want` least keys of distances below inf, ascending."""
-    pairs = zip(distances.tolist(), slots.tolist(), strict=True)
-    return sorted(make_key(distance, slot) for distance, slot in pairs if distance < np.inf)[:want]
+    """The `want` least keys (`reference.make_key`) of distances below inf, ascending."""
+    finite = distances < np.inf
+    bits = np.ascontiguousarray(distances[finite], np.float32).view(np.uint32).astype(np.uint64)
+    ordered = np.where(bits >> np.uint64(31) == 1, bits ^ np.uint64(0xFFFFFFFF), bits | np.uint64(0x80000000))
+    keys = (ordered << np.uint64(32)) | (slots[finite].astype(np.uint64) << np.uint64(1))
+    least: list[int] = np.sort(keys)[:want].tolist()
+    return least
 
 
 def nearest_centroids(
