@@ -1,5 +1,8 @@
 """Inner products of packed codes against NumPy, on every instruction set that this machine has (see test_levels)."""
 
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -90,3 +93,33 @@ def test_casts_are_of_the_same_address():
     array[4:] = np.frombuffer(np.float32(-1.5).tobytes(), np.uint8)
     array[0] = 0x81
     assert casts(array) == (-1.5, -127, 0x81)
+
+
+@pytest.mark.parametrize("name", ["dot_nibbles", "dot_planes", "dot_float8"])
+def test_neon_code_can_be_made(name):
+    """ARM cannot run here, but its code can be made: sums of packed codes must use `sdot`."""
+    code = (
+        "from llvmlite import binding, ir\n"
+        "from nearhash.kernels import features\n"
+        "features.LEVEL = features.NEON\n"
+        "from nearhash.kernels import simd_codes\n"
+        "from numba import types\n"
+        "module = ir.Module(); module.triple = 'aarch64-unknown-linux-gnu'\n"
+        f"signature, codegen = simd_codes.{name}._defn(None, *[None] * {3 if name == 'dot_float8' else 4})\n"
+        "kinds = {types.int32: ir.IntType(32), types.int64: ir.IntType(64), types.float32: ir.FloatType()}\n"
+        "kinds |= {types.CPointer(types.float32): ir.FloatType().as_pointer()}\n"
+        "kinds |= {types.CPointer(t): ir.IntType(8).as_pointer() for t in (types.int8, types.uint8)}\n"
+        "taken = [kinds[argument] for argument in signature.args]\n"
+        "function = ir.Function(module, ir.FunctionType(kinds[signature.return_type], taken), 'kernel')\n"
+        "builder = ir.IRBuilder(function.append_basic_block())\n"
+        "builder.ret(codegen(None, builder, signature, function.args))\n"
+        "binding.initialize_all_targets(); binding.initialize_all_asmprinters()\n"
+        "features = '+neon,+dotprod,+fullfp16'\n"
+        "machine = binding.Target.from_triple(module.triple).create_target_machine(features=features)\n"
+        "print(machine.emit_assembly(binding.parse_assembly(str(module))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if "No available targets" in done.stderr:
+        pytest.skip("this llvmlite cannot make ARM code")
+    assert done.returncode == 0, done.stderr
+    assert ("fcvtl" if name == "dot_float8" else "sdot") in done.stdout
