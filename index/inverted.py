@@ -95,6 +95,7 @@ class InvertedLists:
         self._room: NDArray[np.int64] = np.zeros(lists, np.int64)  # blocks
         self._used = 0  # blocks
         self._codes = layout.empty(SLACK)
+        self._codes[...] = 0  # lanes without an entry go to files too
         self._slots: NDArray[np.int32] = np.zeros(SLACK * BLOCK, np.int32)
         self._factors: NDArray[np.float32] = np.full((layout.factors, SLACK * BLOCK), np.inf, np.float32)
         self._labels: NDArray[np.float64] = np.zeros(SLACK * BLOCK if labelled else 0)
