@@ -6,14 +6,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import InvalidArgumentError, NotTrainedError
-from nearhash.index.arguments import as_matrix, check_count
+from nearhash.index.arguments import as_matrix, check_count, check_range
 from nearhash.index.arrays import Growable
 from nearhash.index.base import Progress, Slots
 from nearhash.index.exact import exact_search
 from nearhash.index.hits import Hits
 from nearhash.index.inverted import Entries, InvertedLists
-from nearhash.index.ivf_model import Model
+from nearhash.index.ivf_model import LEAST_SAMPLE, Model
 from nearhash.index.list_codes import Task, Work, make_list_codes
+from nearhash.index.partition import Partition, draw_sample
 from nearhash.index.points import Filter, NewPoints
 from nearhash.index.predicates import Predicate
 from nearhash.index.programs import Program
@@ -41,6 +42,8 @@ OUTGROWN, SETTLED = 4, 20_000
 BATCH = 1024  # queries searched at once by a thread: the more, the more share a list
 POOL_BYTES = 1 << 22
 RERANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # times k, that `tune` tries
+
+STORES = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16)}
 
 _NO_STEPS: NDArray[np.int64] = np.empty(0, np.int64)
 
@@ -75,6 +78,9 @@ class IVFIndex(TunableIndex):
     spill : bool
         Put every vector in a second list as well, chosen by the loss of SOAR (Sun et al., NeurIPS 2023): more memory
         for codes, fewer lists to read for the same recall.
+    store : {"f32", "f16"}
+        How the vectors themselves are kept, for the exact distances: "f16" takes half the memory and holds elements up
+        to 65,504 with 11 bits.
     threads : int, optional
         Threads for building, by default all cores.
 
@@ -87,7 +93,7 @@ class IVFIndex(TunableIndex):
     """
 
     kind = "ivf"
-    _SETTINGS = ("lists", "codec", "seed", "spill")
+    _SETTINGS = ("lists", "codec", "seed", "spill", "store")
     _EFFORTS = Effort._fields
 
     def __init__(
@@ -98,6 +104,7 @@ class IVFIndex(TunableIndex):
         codec: str = "pq4",
         seed: int = 0,
         spill: bool = False,
+        store: str = "f32",
         threads: int | None = None,
     ) -> None:
         super().__init__(dim, metric, threads)
@@ -107,10 +114,25 @@ class IVFIndex(TunableIndex):
         if not isinstance(spill, bool):
             raise InvalidArgumentError(f"spill: expected True or False, got {spill!r}")
         self.spill = spill
-        self._vectors = Growable.empty((self.dim,), np.float32)
+        if store not in STORES:
+            raise InvalidArgumentError(f"store: expected one of {', '.join(STORES)}, got {store!r}")
+        self.store = store
+        self._vectors = Growable.empty((self.dim,), STORES[store])
         self._model: Model | None = None
         self._lists: InvertedLists | None = None
         self._scratch = _Scratch()
+
+    @property
+    def _rows(self) -> NDArray[Any]:
+        """Vectors as kernels take them: float16 as its bits."""
+        rows = self._vectors.view
+        return rows.view(np.uint16) if self.store == "f16" else rows
+
+    def _rows_of(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        rows = super()._rows_of(matrix)
+        if self.store == "f16":
+            check_range(rows, matrix, "vectors", float(np.finfo(np.float16).max))
+        return rows
 
     # --- change ---
 
@@ -128,7 +150,7 @@ class IVFIndex(TunableIndex):
     def retrain(self, progress: Progress | None = None) -> None:
         """Learn partition and codes anew from the vectors that are in the index now."""
         with self._lock.write():
-            rows = self._vectors.view[self._points.live_slots]
+            rows = self._vectors.view[self._points.live_slots].astype(np.float32, copy=False)
             if not len(rows):
                 raise NotTrainedError("retrain: the index is empty; add vectors first")
             self._learn(rows, progress)
@@ -141,6 +163,33 @@ class IVFIndex(TunableIndex):
             entries = model.encode(self._vectors.view, 0, self.spill, resolve_threads(self.threads), progress)
             lists.replace(self._described(entries, self._points.labels, self._points.columns))
         self._model, self._lists, self._tuned = model, lists, Tuned()
+
+    def _take(
+        self,
+        vectors: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        centroids: NDArray[np.float32],
+        numbers: NDArray[np.int32],
+    ) -> None:
+        """Fill a new index with vectors (n, dim), n >= 1, that are in lists already, with centroids (lists, dim).
+
+        Only the codes are learned. numbers (n,) int32: the list of each vector.
+        """
+        threads = resolve_threads(self.threads)
+        new = self._points.check(len(vectors), ids, None)
+        origin: NDArray[np.float32] = np.zeros(self.dim, np.float32)
+        if self.metric == "l2":
+            origin = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        partition = Partition(np.ascontiguousarray(centroids - origin), self.metric)
+        chosen = draw_sample(len(vectors), LEAST_SAMPLE, self.seed, 0)
+        model = Model.on_partition(
+            origin, partition, vectors[chosen] - origin, numbers[chosen], self.codec, self.seed, threads
+        )
+        lists = self._lists_for(model, False, 0)
+        lists.replace(model.encode(vectors, 0, False, threads, None, numbers))
+        self._vectors.append(vectors)
+        self._points.append(new)
+        self._model, self._lists = model, lists
 
     def _new_model(self, sample: NDArray[np.float32]) -> Model:
         return Model.learn(sample, self.metric, self.codec, self.lists, self.seed, resolve_threads(self.threads))
@@ -285,7 +334,7 @@ class IVFIndex(TunableIndex):
         if len(rest):
             exact = wanted.rows if wanted.program is None else self._points.filter(*wanted.arguments)
             slots[rest], distances[rest] = exact_search(
-                queries[rest], self._vectors.view, np.empty(0, np.float32), self.metric, exact.of(rest), k, threads
+                queries[rest], self._rows, np.empty(0, np.float32), self.metric, exact.of(rest), k, threads
             )
         return slots, distances
 
@@ -317,7 +366,7 @@ class IVFIndex(TunableIndex):
         k = slots.shape[1]
         want = max(effort.rerank, k)
         probes = min(effort.probes, model.partition.lists)
-        lists, vectors = self._lists.arrays, self._vectors.view
+        lists, vectors = self._lists.arrays, self._rows
         metric, base = (L2 if self.metric == "l2" else DOT), np.float32(self.metric == "cosine")
         steps, operands = (_NO_STEPS, _NO_STEPS) if wanted.program is None else wanted.program
         shifted = model.shifted(queries)
@@ -356,7 +405,7 @@ class IVFIndex(TunableIndex):
         return Effort(**effort)
 
     def _exact(self, queries: NDArray[Any], k: int, threads: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        everything, vectors = self._points.filter(len(queries), None, None), self._vectors.view
+        everything, vectors = self._points.filter(len(queries), None, None), self._rows
         return exact_search(queries, vectors, np.empty(0, np.float32), self.metric, everything, k, threads)
 
     # --- facts ---
@@ -391,7 +440,7 @@ class IVFIndex(TunableIndex):
         return self._vectors.nbytes + lists + (0 if self._model is None else self._model.nbytes)
 
     def _stored_vectors(self, slots: Slots) -> NDArray[np.float32]:
-        return self._vectors.view[slots]
+        return self._vectors.view[slots].astype(np.float32, copy=False)
 
     # --- storage ---
 
@@ -407,7 +456,7 @@ class IVFIndex(TunableIndex):
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
         count = self._points.slots
-        self._vectors = Growable(take_tensor(tensors, "vectors", np.float32, (count, self.dim)))
+        self._vectors = Growable(take_tensor(tensors, "vectors", STORES[self.store], (count, self.dim)))
         if header.get("model") is None and not count:
             return
         self._model = Model.restored(self.dim, self.metric, self.codec, header.get("model"), tensors)

@@ -7,7 +7,7 @@ import nearhash as nh
 
 DIM = 24
 METRICS = ["l2", "ip", "cosine"]
-KINDS = ["flat", "flat-f16", "graph-lvq8", "graph-f32", "ivf-pq4", "ivf-spill", "ivf-lvq8"]
+KINDS = ["flat", "flat-f16", "graph-lvq8", "graph-f32", "ivf-pq4", "ivf-spill", "ivf-f16"]
 
 
 def clustered(count: int, seed: int, dim: int = DIM) -> np.ndarray:
@@ -21,8 +21,8 @@ def make(kind: str, metric: str = "l2", dim: int = DIM, **options):
     if kind.startswith("flat"):
         return nh.FlatIndex(dim, metric, dtype="float16" if kind == "flat-f16" else "float32")
     if kind.startswith("ivf"):
-        codec = "pq4" if kind == "ivf-spill" else kind.removeprefix("ivf-")
-        return nh.IVFIndex(dim, metric, codec=codec, spill=kind == "ivf-spill", **options)
+        codec, store = ("lvq8", "f16") if kind == "ivf-f16" else ("pq4", "f32")
+        return nh.IVFIndex(dim, metric, codec=codec, store=store, spill=kind == "ivf-spill", **options)
     return nh.GraphIndex(dim, metric, codec=kind.removeprefix("graph-"), degree=16, build_beam=48, **options)
 
 

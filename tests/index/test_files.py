@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import DIM, METRICS, clustered, make
+from conftest import DIM, KINDS, METRICS, clustered, make
 from hostile import damaged, extreme, inconsistent
 
 import nearhash as nh
@@ -10,12 +10,10 @@ from nearhash import where
 from nearhash.errors import CorruptIndexError
 from nearhash.index.storage import read_file, write_file
 
-ALL = ["flat", "flat-f16", "graph-lvq8", "graph-f32"]
-
 
 @pytest.mark.parametrize("mmap", [True, False])
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_loaded_index_is_the_saved_one(built, queries, tmp_path, kind, metric, mmap):
     index = built(kind, metric)
     index.save(tmp_path / "x.nh")
@@ -32,7 +30,7 @@ def test_a_loaded_index_is_the_saved_one(built, queries, tmp_path, kind, metric,
 
 @pytest.mark.parametrize("mmap", [True, False])
 @pytest.mark.parametrize("metric", ["l2", "ip"])
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_loaded_index_can_change_and_its_file_does_not(tmp_path, kind, metric, mmap):
     path = tmp_path / "x.nh"
     index = make(kind, metric)
@@ -52,7 +50,7 @@ def test_a_loaded_index_can_change_and_its_file_does_not(tmp_path, kind, metric,
     assert np.array_equal(loaded.search(clustered(20, 3), k=5).ids, found.ids)
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_index_can_be_saved(tmp_path, kind):
     make(kind).save(tmp_path / "x")
     again = nh.load(tmp_path / "x")
@@ -60,7 +58,7 @@ def test_an_empty_index_can_be_saved(tmp_path, kind):
     assert again.add(clustered(3, 0)).tolist() == [0, 1, 2]
 
 
-@pytest.fixture(scope="module", params=ALL)
+@pytest.fixture(scope="module", params=KINDS)
 def small_file(request, tmp_path_factory):
     """A file of an index with labels, attributes and a removed vector."""
     path = tmp_path_factory.mktemp("files") / "small"
