@@ -33,7 +33,9 @@ def default_lists(count: int) -> int:
 
 def draw_sample(count: int, wanted: int, seed: int, stream: int) -> NDArray[np.int64]:
     """`wanted` of `count` rows in random order, or all of them."""
-    order: NDArray[np.int64] = np.random.Generator(np.random.Philox(key=[seed, stream])).permutation(count)
+    order: NDArray[np.int64] = np.random.Generator(
+        np.random.Philox(key=np.array([seed, stream], np.uint64))
+    ).permutation(count)
     return order[:wanted]
 
 

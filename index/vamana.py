@@ -95,7 +95,10 @@ class Vamana:
         first, count = self.nodes, len(codes) - self.nodes
         if not count:
             return
-        order = np.random.Generator(np.random.Philox(key=[self.seed, first])).permutation(count) + first
+        order = (
+            np.random.Generator(np.random.Philox(key=np.array([self.seed, first], np.uint64))).permutation(count)
+            + first
+        )
         if first == 0:
             order = np.concatenate([[entry], order[order != entry]])
         self._neighbours.extend(count)[...] = -1

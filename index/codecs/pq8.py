@@ -60,7 +60,7 @@ class PQ8Codec(Codec):
 
     def train(self, vectors: NDArray[np.float32], seed: int = 0, threads: int = 1) -> None:
         """Learn codewords from vectors (n, dim), n >= 1, by Lloyd's algorithm for each part, on a sample of them."""
-        order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(vectors))
+        order = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64))).permutation(len(vectors))
         sample = np.ascontiguousarray(vectors[order[:SAMPLE]])
         codewords = np.empty((self.dim, CODEWORDS), np.float32)
 
@@ -105,7 +105,9 @@ def _train_part(sample: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     distinct = np.unique(sample, axis=0)
     if len(distinct) <= CODEWORDS:
         return np.ascontiguousarray(np.resize(distinct, (CODEWORDS, sample.shape[1])).T)
-    chosen = np.random.Generator(np.random.Philox(key=[seed, 1])).choice(len(distinct), CODEWORDS, replace=False)
+    chosen = np.random.Generator(np.random.Philox(key=np.array([seed, 1], np.uint64))).choice(
+        len(distinct), CODEWORDS, replace=False
+    )
     codewords = np.ascontiguousarray(distinct[chosen].T)
     pq8.train_part(sample, ROUNDS, codewords)
     return codewords

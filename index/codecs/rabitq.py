@@ -29,7 +29,9 @@ class Rotation:
     def __init__(self, dim: int, seed: int = 0) -> None:
         self.dim = dim
         self.width = rotation_width(dim)
-        bits = np.random.Generator(np.random.Philox(key=[seed, _STREAM])).integers(0, 2, (ROUNDS, self.width), np.int8)
+        bits = np.random.Generator(np.random.Philox(key=np.array([seed, _STREAM], np.uint64))).integers(
+            0, 2, (ROUNDS, self.width), np.int8
+        )
         self.signs: NDArray[np.float32] = (2 * bits - 1).astype(np.float32)
 
     def apply(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
