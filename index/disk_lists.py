@@ -97,6 +97,8 @@ class ListFile:
     def __init__(
         self, descriptor: int, start: int, layout: Layout, checksums: NDArray[np.uint32] | None = None
     ) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # what is needed is announced below
         self.layout = layout
         self._descriptor = descriptor
         self._finalizer = weakref.finalize(self, os.close, descriptor)
@@ -106,8 +108,6 @@ class ListFile:
         self._reads = self._nbytes = 0
         self._counting = Lock()
         self._spare: list[NDArray[np.uint8]] = []
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # what is needed is said below
 
     def close(self) -> None:
         self._finalizer()
@@ -134,11 +134,12 @@ class ListFile:
 
     def take_buffer(self, nbytes: int) -> NDArray[np.uint8]:
         """A buffer of at least so many bytes, aligned to a cache line; to be given back."""
-        if nbytes <= PORTION:
-            try:
-                return self._spare.pop()
-            except IndexError:
-                pass
+        try:
+            buffer = self._spare.pop()
+            if len(buffer) >= nbytes:
+                return buffer
+        except IndexError:
+            pass
         return aligned_empty((max(nbytes, PORTION),), np.uint8)
 
     def give_back(self, buffer: NDArray[np.uint8]) -> None:

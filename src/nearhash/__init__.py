@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nearhash import where
+    from nearhash.index.disk import DiskIndex
     from nearhash.index.flat import FlatIndex
     from nearhash.index.graph import GraphIndex
     from nearhash.index.hits import Hits, RangeHits
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Client": "nearhash.service.client",
+    "DiskIndex": "nearhash.index.disk",
     "FlatIndex": "nearhash.index.flat",
     "GraphIndex": "nearhash.index.graph",
     "Hits": "nearhash.index.hits",
@@ -32,6 +34,7 @@ _MODULES = ("errors", "where")
 
 __all__ = [
     "Client",
+    "DiskIndex",
     "FlatIndex",
     "GraphIndex",
     "Hits",
