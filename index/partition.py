@@ -125,9 +125,8 @@ class Partition:
         dim = centroids.shape[1]
         self.panels = aligned_empty((panel_count(len(centroids)), dim, PRODUCT_ROWS), np.float32)
         fill_panels(centroids, self.panels)
-        self.squares: NDArray[np.float32] = np.einsum("ij,ij->i", centroids, centroids, dtype=np.float64).astype(
-            np.float32
-        )
+        wide = np.einsum("ij,ij->i", centroids, centroids, dtype=np.float64)
+        self.squares: NDArray[np.float32] = np.minimum(wide, np.finfo(np.float32).max).astype(np.float32)
         nothing: NDArray[np.float32] = np.zeros(len(centroids), np.float32)
         self.bias = self.squares if metric == "l2" else nothing
         self.factor = np.float32(-2.0 if metric == "l2" else -1.0)

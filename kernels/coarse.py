@@ -74,7 +74,7 @@ def choose_spill(vectors, centroids, first, near, weight, second):
                 along += residual * (vectors[row, i] - centroids[home, i])
             # Divided first: the square of an inner product overflows for large numbers and vanishes for small ones.
             loss = own + (weight * along * (along / square) if square > 0 else np.float32(0.0))
-            if loss < best or (loss == best and other < winner):
+            if winner < 0 or loss < best or (loss == best and other < winner):
                 best, winner = loss, other
         second[row] = winner
 
