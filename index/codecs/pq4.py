@@ -23,6 +23,9 @@ REFINEMENTS = 10  # passes of coordinate descent
 ENERGY = 0.85
 # Word vectors (residuals spread evenly over 100 dimensions) lose by a rotation, images (112 of 784) gain a factor of 4.
 FEW = 0.5
+# Dimensions between which directions are looked for: below there is nothing to gain, above the eigenvectors take a
+# minute.
+FEWEST, MOST = 64, 2048
 
 
 class PQ4Codec:
@@ -92,7 +95,7 @@ class PQ4Codec:
 
     def _principal(self, sample: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """The directions that matter (coded, dim), if they are few."""
-        if self.dim < 4 * GROUP * DIMENSIONS or len(sample) < 2 * self.dim:
+        if not FEWEST <= self.dim <= MOST or len(sample) < 2 * self.dim:
             return None
         wide = sample.astype(np.float64)
         energies, directions = np.linalg.eigh(wide.T @ wide)
