@@ -39,7 +39,7 @@ class Model:
 
     @classmethod
     def learn(
-        cls, sample: NDArray[np.float32], metric: str, codec: str, lists: int | None, seed: int, threads: int
+        cls, sample: NDArray[Any], metric: str, codec: str, lists: int | None, seed: int, threads: int
     ) -> "Model":
         """Learn from vectors (n, dim), n >= 1; at most as many lists as vectors."""
         count, dim = sample.shape
@@ -48,19 +48,37 @@ class Model:
             origin = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
         lists = min(default_lists(count) if lists is None else lists, count)
         chosen = draw_sample(count, max(SAMPLE * lists, LEAST_SAMPLE), seed, 0)
-        rows = sample[chosen] - origin
+        rows = sample[chosen].astype(np.float32, copy=False) - origin
         centroids = train_centroids(rows, lists, metric == "cosine", seed, threads)
         graph = CentroidGraph.build(centroids, metric, seed, threads) if lists >= GRAPH_LISTS else None
         partition = Partition(centroids, metric, graph)
-        codes = make_list_codes(codec, dim, metric)
+        model = cls.on_partition(origin, partition, rows, partition.assign(rows, threads), codec, seed, threads)
+        model.trained_on = count
+        return model
+
+    @classmethod
+    def on_partition(
+        cls,
+        origin: NDArray[np.float32],
+        partition: Partition,
+        rows: NDArray[np.float32],
+        numbers: NDArray[np.int32],
+        codec: str,
+        seed: int,
+        threads: int,
+    ) -> "Model":
+        """Learn codes for a partition that there is.
+
+        rows (n, dim): a sample in random order, less the origin; numbers (n,): their lists.
+        """
+        codes = make_list_codes(codec, rows.shape[1], partition.metric)
         model = cls(origin, partition, codes)
-        numbers = partition.assign(rows, threads)
         residuals = rows - partition.centroids[numbers]
         codes.train(rows, residuals, seed, threads)
-        model.trained_on = count
+        model.trained_on = len(rows)
         model.residual = float(np.einsum("ij,ij->", residuals, residuals, dtype=np.float64) / len(residuals))
-        sizes = np.bincount(numbers, minlength=lists).astype(np.float64)
-        model.imbalance = float(lists * (sizes**2).sum() / len(rows) ** 2)
+        sizes = np.bincount(numbers, minlength=partition.lists).astype(np.float64)
+        model.imbalance = float(partition.lists * (sizes**2).sum() / len(rows) ** 2)
         return model
 
     @property
@@ -76,14 +94,24 @@ class Model:
     def nbytes(self) -> int:
         return self.partition.nbytes + self.codes.nbytes + int(self.radius.nbytes)
 
-    def shifted(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def shifted(self, vectors: NDArray[Any]) -> NDArray[np.float32]:
         """Vectors relative to the origin."""
-        return vectors - self.origin if self.partition.metric == "l2" else vectors
+        floats = vectors.astype(np.float32, copy=False)
+        return floats - self.origin if self.partition.metric == "l2" else floats
 
     def encode(
-        self, vectors: NDArray[np.float32], first: int, spill: bool, threads: int, progress: Progress | None
+        self,
+        vectors: NDArray[Any],
+        first: int,
+        spill: bool,
+        threads: int,
+        progress: Progress | None,
+        given: NDArray[np.int32] | None = None,
     ) -> Entries:
-        """Entries for vectors (n, dim) with slots from `first` on, without labels and attributes; radii are updated."""
+        """Entries for vectors (n, dim) with slots from `first` on, without labels and attributes; radii are updated.
+
+        given (n,): their lists, where these are not to be chosen here.
+        """
         count, copies = len(vectors), 2 if spill and self.partition.lists > 1 else 1
         layout = self.layout
         numbers, lengths = np.empty((copies, count), np.int32), np.empty((copies, count), np.float32)
@@ -93,7 +121,10 @@ class Model:
         def task(offset: int, start: int, stop: int) -> None:
             start, stop = offset + start, offset + stop
             part = self.shifted(vectors[start:stop])
-            lists = self.partition.assign_twice(part, SPILL_WEIGHT, 1, spill=copies == 2)
+            if given is None:
+                lists = self.partition.assign_twice(part, SPILL_WEIGHT, 1, spill=copies == 2)
+            else:
+                lists = given[start:stop], given[:0]
             for copy in range(copies):
                 numbers[copy, start:stop] = lists[copy]
                 residuals = part - self.partition.centroids[lists[copy]]
@@ -120,7 +151,7 @@ class Model:
         )  # fmt: skip
 
     def residual_squares(
-        self, vectors: NDArray[np.float32], slots: NDArray[np.int32], numbers: NDArray[np.int32]
+        self, vectors: NDArray[Any], slots: NDArray[np.int32], numbers: NDArray[np.int32]
     ) -> NDArray[np.float64]:
         """Squared distance of the vectors in `slots` to the centroids of the lists `numbers`."""
         squares = np.empty(len(slots))
