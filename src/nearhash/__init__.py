@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nearhash import where
     from nearhash.index.disk import DiskIndex
+    from nearhash.index.faiss_files import read_faiss
     from nearhash.index.flat import FlatIndex
     from nearhash.index.graph import GraphIndex
     from nearhash.index.hits import Hits, RangeHits
@@ -28,6 +29,7 @@ _HOME = {
     "RangeHits": "nearhash.index.hits",
     "errors": "nearhash.errors",
     "load": "nearhash.index.load",
+    "read_faiss": "nearhash.index.faiss_files",
     "where": "nearhash.where",
 }
 _MODULES = ("errors", "where")
@@ -43,6 +45,7 @@ __all__ = [
     "__version__",
     "errors",
     "load",
+    "read_faiss",
     "where",
 ]
 
