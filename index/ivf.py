@@ -364,7 +364,7 @@ class IVFIndex(TunableIndex):
         """Scan the nearest lists of each query and measure the best codes, into slots and distances (q, k)."""
         assert self._lists is not None
         k = slots.shape[1]
-        want = max(effort.rerank, k)
+        want = max(effort.rerank, k * (2 if self.spill else 1))  # a vector may be there twice
         probes = min(effort.probes, model.partition.lists)
         lists, vectors = self._lists.arrays, self._rows
         metric, base = (L2 if self.metric == "l2" else DOT), np.float32(self.metric == "cosine")

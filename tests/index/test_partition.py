@@ -118,10 +118,8 @@ def test_vectors_belong_to_the_nearest_centroid(metric):
     vectors, centroids = clustered(700, 1, dim=DIM), clustered(90, 2, dim=DIM)
     own = Partition(centroids, metric).assign(vectors, 2)
     # Under inner product too: a query's list has the vectors that are near each other.
-    if metric == "cosine":
-        away = -(vectors.astype(float) @ centroids.T)
-    else:
-        away = exact_distances(centroids, vectors, "l2")
+    cosines = vectors.astype(float) @ centroids.T
+    away = -cosines if metric == "cosine" else exact_distances(centroids, vectors, "l2")
     assert own.dtype == np.int32
     np.testing.assert_allclose(away[np.arange(700), own], away.min(axis=1), rtol=1e-4, atol=1e-4)
 
