@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.breakdown import breakdown_part
 from benchmarks.families import families, fastest
 from benchmarks.filter_report import filter_part
 from benchmarks.record import RESULTS, read_document, write_text
@@ -49,6 +50,7 @@ python -m benchmarks.run glove-100          # the whole of GloVe-100, fetched wi
 python -m benchmarks.run mnist-784
 python -m benchmarks.run path/to/file.hdf5  # any file of ann-benchmarks
 python -m benchmarks.filters glove-100      # windows, predicates and masks of every selectivity
+python -m benchmarks.breakdown glove-100    # where the time of nearhash-ivf goes
 python -m benchmarks.run --flat             # exact search, and the speed of memory
 python -m benchmarks.run --startup          # import, first answer, cold compile
 python -m benchmarks.report                 # this page
@@ -83,6 +85,7 @@ def report(documents: Sequence[Document], image_folder: str) -> str:
     sets = [document for document in documents if document["kind"] == "dataset"]
     for document in sorted(sets, key=lambda d: -d["dataset"]["base"][0]):
         parts.append(dataset_part(document, image_folder))
+    parts += [breakdown_part(document) for document in documents if document["kind"] == "breakdown"]
     filtered = [document for document in documents if document["kind"] == "filters"]
     for document in sorted(filtered, key=lambda d: -d["dataset"]["base"][0]):
         parts.append(filter_part(document, image_folder))

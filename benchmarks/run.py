@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--flat", action="store_true", help="instead: exact search against faiss and memory bandwidth")
     parser.add_argument("--startup", action="store_true", help="instead: import, first answer, cold compile")
-    parser.add_argument("--subject", choices=PEERS, default="nearhash-graph-lvq8", help="%(default)s by default")
+    parser.add_argument("--subject", choices=PEERS, default="nearhash-ivf", help="%(default)s by default")
     parser.add_argument(
         "--peers",
         type=lambda text: [name for name in text.split(",") if name],

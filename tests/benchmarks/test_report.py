@@ -197,5 +197,5 @@ def test_impossible_arguments_are_refused(arguments: list[str]) -> None:
 def test_without_arguments_the_bundled_slice_is_measured() -> None:
     options = parse([])
     assert options.dataset == ["glove-20k"]
-    assert options.subject == "nearhash-graph-lvq8"
+    assert options.subject == "nearhash-ivf"
     assert parse(["--flat"]).dataset == []
