@@ -76,7 +76,7 @@ class Model:
         residuals = rows - partition.centroids[numbers]
         codes.train(rows, residuals, seed, threads)
         model.trained_on = len(rows)
-        model.residual = float(np.einsum("ij,ij->", residuals, residuals, dtype=np.float64) / len(residuals))
+        model.residual = float(np.einsum("ij,ij->i", residuals, residuals).mean(dtype=np.float64))
         sizes = np.bincount(numbers, minlength=partition.lists).astype(np.float64)
         model.imbalance = float(partition.lists * (sizes**2).sum() / len(rows) ** 2)
         return model
