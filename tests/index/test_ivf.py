@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 from conftest import DIM, METRICS, clustered, exact_distances, recall
+from hostile import extreme
 
 import nearhash as nh
 from nearhash import where
-from nearhash.errors import DimensionError, DtypeError, InvalidArgumentError, NotTrainedError
+from nearhash.errors import CorruptIndexError, DimensionError, DtypeError, InvalidArgumentError, NotTrainedError
 from nearhash.index import ivf
 from nearhash.index.codecs import CODECS
+from nearhash.index.storage import read_file, write_file
 
 ALL_CODECS = ["pq4", *CODECS]
 COUNT = 3000
@@ -184,6 +186,37 @@ def test_a_loaded_index_answers_as_before(index_of, asked, tmp_path, codec, mmap
     assert again.drift() == index.drift()
     again.save(tmp_path / "y")
     assert (tmp_path / "y").read_bytes() == (tmp_path / "x").read_bytes()
+
+
+@pytest.mark.parametrize("options", [{"codec": "pq4", "spill": True}, {"codec": "rabitq"}, {"codec": "lvq8"}])
+def test_extreme_contents_do_not_lead_a_scan_astray(tmp_path, monkeypatch, options):
+    """Files with all checksums right: refused, or searched in their lists without leaving the arrays."""
+    always_by_lists(monkeypatch)
+    index = nh.IVFIndex(6, "l2", lists=9, **options)
+    index.add(clustered(150, 0, dim=6), labels=np.arange(150) % 40, attributes={"part": np.arange(150) % 3})
+    index.remove([11])
+    index.save(tmp_path / "x")
+    header, tensors = read_file(tmp_path / "x", mmap=False)
+    queries, more = clustered(5, 1, dim=6), clustered(4, 2, dim=6)
+    refused = set()
+    for description, other_header, other_tensors in extreme(header, tensors):
+        write_file(tmp_path / "x", other_header, other_tensors)
+        try:
+            index = nh.load(tmp_path / "x", mmap=False)
+        except CorruptIndexError:
+            refused.add(description)
+            continue
+        known = [*index.ids.tolist(), -1]
+        for arguments in ({}, {"window": (3, 30)}, {"allow": np.arange(0, 150, 2)}, {"where": where.eq("part", 1)}):
+            hits = index.search(queries, k=3, probes=6, rerank=9, **arguments)
+            assert np.isin(hits.ids, known).all(), description
+        index.add(more, ids=range(9001, 9005), labels=np.arange(4), attributes={"part": np.arange(4)})
+        assert np.isin(index.search(more, k=3, probes=2).ids, [*known, *range(9001, 9005)]).all(), description
+    for tensor in ("centroids", "origin", "radius"):
+        for value in (np.nan, np.inf, -np.inf):
+            assert {f"tensor '{tensor}': {where_} {value}" for where_ in ("first", "last", "everywhere")} <= refused
+    for value in (np.iinfo(np.int32).min, np.iinfo(np.int32).max, len(tensors["slots"])):
+        assert {f"tensor 'slots': {where_} {value}" for where_ in ("first", "last", "everywhere")} <= refused
 
 
 # --- change ---
