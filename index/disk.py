@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import CorruptIndexError, InvalidArgumentError, ReadOnlyError
-from nearhash.index.arguments import check_count
+from nearhash.index.arguments import LARGEST, MAX_DIM, check_count
 from nearhash.index.base import Progress, Slots, VectorIndex
 from nearhash.index.disk_build import CODECS, GRAPH_PREFIX, build, check_settings
+from nearhash.index.disk_centroids import Centroids
 from nearhash.index.disk_lists import PAGE, Layout, ListFile, Traffic, page_start
 from nearhash.index.graph import GraphIndex
 from nearhash.index.hits import Hits
@@ -23,6 +24,8 @@ from nearhash.kernels.disk_scan import scan_read
 from nearhash.kernels.pool import EMPTY_KEY
 from nearhash.kernels.scan import DOT, L2, unpack_pools
 from nearhash.kernels.threads import run_chunks
+
+LONGEST = LARGEST * MAX_DIM**0.5  # no vector is longer
 
 
 class DiskIndex(VectorIndex):
@@ -165,16 +168,19 @@ class DiskIndex(VectorIndex):
         super().__init__(settings.dim, settings.metric)
         self.codec, self.replicas, self.seed = settings.codec, settings.replicas, settings.seed
         self._points = points
-        self._norm_bound = _finite(header, "norm_bound")
+        self._norm_bound = _norm(header, "norm_bound")
         graph_tensors = {
             name.removeprefix(GRAPH_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(GRAPH_PREFIX)
         }
         if not isinstance(header["graph"], dict):
             raise CorruptIndexError(f"header 'graph': expected an object, got {header['graph']!r:.80}")
-        self._graph = GraphIndex._from_file(header["graph"], graph_tensors)
-        lists = len(self._graph)
-        if (self._graph.dim, self._graph.metric) != (settings.width, "l2") or not lists or self._graph._points.deleted:
-            raise CorruptIndexError(f"header 'graph': expected one of l2 over {settings.width} dimensions")
+        graph = GraphIndex._from_file(header["graph"], graph_tensors)
+        lists = len(graph)
+        if (graph.dim, graph.metric, graph.codec, len(graph._points.ids)) != (settings.width, "l2", "f32", lists):
+            raise CorruptIndexError(f"header 'graph': expected one of l2 over f32 of {settings.width} dimensions")
+        if not lists or (graph.ids != np.arange(lists)).any():
+            raise CorruptIndexError("header 'graph': expected centroids 0, 1, ...")
+        self._centroids = Centroids(graph)
         counts = take_tensor(tensors, "lists.counts", np.int64, (lists,))
         checksums = take_tensor(tensors, "lists.checksums", np.uint32, (lists,))
         self._homes: NDArray[np.int32] = take_tensor(tensors, "homes", np.int32, (points.slots,))
@@ -185,8 +191,11 @@ class DiskIndex(VectorIndex):
             raise CorruptIndexError("tensor 'lists.counts': expected counts of entries that the file has room for")
         layout = Layout(counts, settings.row_bytes)
         # Summed as Python integers: what a forger put there may be more than int64 holds.
-        if left.entry.dtype != np.uint8 or sum(layout.nbytes.tolist()) + PAGE != nbytes:
-            raise CorruptIndexError(f"tensor 'lists': expected the pages of {lists:,} lists, got {nbytes:,} bytes")
+        if left.entry.dtype != np.uint8 or left.entry.shape != (sum(layout.nbytes.tolist()) + PAGE,):
+            raise CorruptIndexError(
+                f"tensor 'lists': expected uint8, the pages of {lists:,} lists, got {left.entry.dtype} of shape "
+                f"{left.entry.shape}"
+            )
         self._checksums = checksums
         start = page_start(left.entry.start)
         self._file = ListFile(left.descriptor, start, layout, checksums if verify else None)
@@ -286,15 +295,15 @@ class DiskIndex(VectorIndex):
         self, queries: NDArray[np.float32], which: NDArray[np.int64], effort: "_Effort", threads: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(queries, lists) of the lists near some queries, pruned."""
-        probes = min(effort.probes, len(self._graph))
-        hits = self._graph.search(self._lifted(queries[which]), probes, threads=threads, beam=max(48, 2 * probes))
-        squares = np.maximum(hits.distances, 0.0)
+        probes = min(effort.probes, len(self._centroids))
+        numbers, distances = self._centroids.nearest(self._lifted(queries[which]), probes, threads)
+        squares = np.maximum(distances, 0.0)
         # Measured by the second nearest centroid: a query that is a centroid itself is no reason to read one list only.
         second = squares[:, min(1, probes - 1), None]
         ratios = np.divide(squares, second, out=np.ones_like(squares), where=second > 0)
         cost = np.arange(1, probes + 1) * np.maximum(ratios, 1.0) ** (effort.prune / 2)
         row, rank = np.nonzero(cost <= effort.probes)
-        return which[row], hits.ids[row, rank]
+        return which[row], numbers[row, rank].astype(np.int64)
 
     def _homes_of(self, wanted: Filter, which: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(queries, lists) of all lists that matches of some queries have as their own."""
@@ -317,28 +326,29 @@ class DiskIndex(VectorIndex):
         order = np.argsort(places, kind="stable")
         pairs, places = pairs[order], places[order]
         layout, element = self._file.layout, CODECS[self.codec].itemsize
-        portions = list(self._file.portions(numbers))
-        for portion, following in zip(portions, [*portions[1:], slice(0)], strict=True):
-            read = numbers[portion]
+        portions = [numbers[portion] for portion in self._file.portions(numbers)]
+        stop = 0
+        for read, following in zip(portions, [*portions[1:], numbers[:0]], strict=False):
+            start, stop = stop, stop + len(read)
             buffer = self._file.take_buffer(int(layout.nbytes[read].sum()))
-            begins = self._file.read(read, buffer, threads, numbers[following])
+            begins = self._file.read(read, buffer, threads, following)
             rows, entries = buffer.view(_kernel_dtype(self.codec)), buffer.view(np.int32)
             row_starts, slot_starts = begins // element, (begins + layout.slots_at[read]) // 4
             counts = layout.counts[read]
-            first, last = np.searchsorted(places, [portion.start, portion.stop])
+            first, last = np.searchsorted(places, [start, stop])
             by_query = np.argsort(pairs[first:last], kind="stable") + first
             which, starts = np.unique(pairs[by_query], return_index=True)
             indptr = np.append(starts, last - first)
-            own = places[by_query] - portion.start
+            own = places[by_query] - start
             bad: list[int] = []
 
             def task(
-                start: int, stop: int, which: Any = which, indptr: Any = indptr, own: Any = own, rows: Any = rows,
+                begin: int, end: int, which: Any = which, indptr: Any = indptr, own: Any = own, rows: Any = rows,
                 entries: Any = entries, row_starts: Any = row_starts, slot_starts: Any = slot_starts,
                 counts: Any = counts, bad: Any = bad,
             ) -> None:  # fmt: skip
                 found = scan_read(
-                    queries, which, start, stop, indptr, own, rows, entries, row_starts, slot_starts, counts,
+                    queries, which, begin, end, indptr, own, rows, entries, row_starts, slot_starts, counts,
                     self._points.slots, metric, base, wanted.mask, wanted.labels, wanted.windows, pools, sizes,
                 )  # fmt: skip
                 if found >= 0:
@@ -364,7 +374,7 @@ class DiskIndex(VectorIndex):
     @property
     def lists(self) -> int:
         """How many lists there are."""
-        return len(self._graph)
+        return len(self._centroids)
 
     @property
     def disk_bytes(self) -> int:
@@ -384,7 +394,7 @@ class DiskIndex(VectorIndex):
     def _own_nbytes(self) -> int:
         layout = self._file.layout
         directory = (layout.counts, layout.starts, layout.nbytes, layout.slots_at, self._checksums)
-        return self._graph.nbytes + self._homes.nbytes + sum(array.nbytes for array in directory)
+        return self._centroids.nbytes + self._homes.nbytes + sum(array.nbytes for array in directory)
 
     def _stored_vectors(self, slots: Slots) -> NDArray[np.float32]:
         """Read from the disk, each from its own list."""
@@ -436,10 +446,10 @@ def _kernel_dtype(codec: str) -> Any:
     return np.uint16 if codec == "f16" else CODECS[codec]
 
 
-def _finite(header: dict[str, Any], key: str) -> float:
+def _norm(header: dict[str, Any], key: str) -> float:
     value = header[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
-        raise CorruptIndexError(f"header {key!r}: expected a finite number >= 0, got {value!r:.80}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST:
+        raise CorruptIndexError(f"header {key!r}: expected a number from 0 to {LONGEST:g}, got {value!r:.80}")
     return float(value)
 
 

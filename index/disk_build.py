@@ -17,10 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from nearhash.errors import DimensionError, DtypeError, InvalidArgumentError
 from nearhash.index.arguments import as_float32, as_matrix, check_count, check_dim, check_metric, check_range
 from nearhash.index.base import Progress
+from nearhash.index.disk_centroids import Centroids
 from nearhash.index.disk_lists import PAGE, Layout, page_start
 from nearhash.index.disk_partition import even_centroids
 from nearhash.index.disk_spool import Spool
-from nearhash.index.graph import GraphIndex
 from nearhash.index.metrics import normalised, norms
 from nearhash.index.partition import Partition, draw_sample, train_centroids
 from nearhash.index.points import Points
@@ -36,12 +36,13 @@ CODECS: dict[str, np.dtype[Any]] = {
 }
 # Vectors of a list, before others are replicated to it: so many bytes, but no fewer than so many vectors, or the
 # centroids would not be small beside the data.
-LIST_BYTES, LEAST = 1 << 14, 24
+LIST_BYTES, LEAST = 1 << 14, 20
 # No list takes more than so many times the average of its own vectors, and so many with those replicated to it.
-LONGEST, ROOM = 2, 4
+LONGEST, ROOM = 2, 2
 # A vector is replicated to lists whose centroid is at most REACH times as far as the nearest; SPACING is explained in
-# kernels/closure.py. Word vectors and images at recall .95: 1.3 reads a quarter less than 1 and than 2.
-REACH, SPACING = 1.5, 1.3
+# kernels/closure.py. Word vectors are hardly replicated at 1 and read a quarter less for the same recall at 1.3; images
+# hardly notice.
+REACH, SPACING = 1.5, 1.2
 GRAPH_PREFIX = "graph."
 LEAST_MEMORY = 1 << 24
 
@@ -146,14 +147,13 @@ def build(
             records["slot"], records["row"] = np.arange(start, start + len(floats)), floats
             rows.append(cells.assign(lifted(floats, settings.metric, bound), settings.threads), records)
             done.add(len(floats))
-        centroids = _find_lists(rows, settings, bound, done)
-        graph = GraphIndex(settings.width, "l2", codec="f32", seed=settings.seed, threads=settings.threads)
-        graph.add(centroids)
+        means, parts = _find_lists(rows, settings, bound, done)
+        centroids = Centroids.over(means, settings.seed, settings.threads)
         replicas = _Replicas(settings, len(centroids))
         with Spool(folder, by_list, replicas.groups) as entries:
-            _replicate(rows, cells.lists, entries, replicas, graph, centroids, settings, bound, done)
+            _replicate(rows, parts, entries, replicas, centroids, means, settings, bound, done)
             rows.close()
-            _write(path, entries, replicas, points, graph, settings, bound, done)
+            _write(path, entries, replicas, points, centroids, settings, bound, done)
 
 
 def lifted(floats: NDArray[np.float32], metric: str, bound: float) -> NDArray[np.float32]:
@@ -243,20 +243,26 @@ def _survey(source: _Source, settings: Settings, done: _Progress) -> tuple[NDArr
     return lifted(sample, settings.metric, bound), bound
 
 
-def _find_lists(rows: Spool, settings: Settings, bound: float, done: _Progress) -> NDArray[np.float32]:
-    """Centroids of all lists, those of a cell together."""
-    parts = []
+def _find_lists(
+    rows: Spool, settings: Settings, bound: float, done: _Progress
+) -> tuple[NDArray[np.float32], list[slice]]:
+    """Centroids of all lists, those of a cell together, and which they are."""
+    means: list[NDArray[np.float32]] = []
+    parts, found = [], 0
     for cell in range(settings.cells):
         size = rows.size(cell)
         if not size:
+            parts.append(slice(found, found))
             continue
         floats = lifted(rows.read(cell, settings.rows_of(16))["row"], settings.metric, bound)
         floats = np.ascontiguousarray(floats)
         share = max(1, min(len(floats), round(size / settings.members)))
         most = max(1, int(LONGEST * settings.members * len(floats) / size))
-        parts.append(even_centroids(floats, share, most, settings.seed + 1 + cell, settings.threads))
+        means.append(even_centroids(floats, share, most, settings.seed + 1 + cell, settings.threads))
+        parts.append(slice(found, found + len(means[-1])))
+        found = parts[-1].stop
         done.add(size)
-    return np.concatenate(parts)
+    return np.concatenate(means), parts
 
 
 class _Replicas:
@@ -272,10 +278,10 @@ class _Replicas:
         self.at_once = max(1, int(settings.memory / 32 / expected))
         self.groups = -(-lists // self.at_once)
 
-    def count(self, slots: NDArray[np.int32], chosen: NDArray[np.int32]) -> None:
-        """Take note of the lists chosen (n, most) for some vectors."""
-        self.homes[slots] = chosen[:, 0]
-        self.own += np.bincount(chosen[:, 0], minlength=len(self.own))
+    def count(self, slots: NDArray[np.int32], homes: NDArray[np.int32], chosen: NDArray[np.int32]) -> None:
+        """Take note of the homes (n,) and of all lists chosen (n, most) for some vectors."""
+        self.homes[slots] = homes
+        self.own += np.bincount(homes, minlength=len(self.own))
         self.all += np.bincount(chosen[chosen >= 0], minlength=len(self.all))
 
     @property
@@ -286,43 +292,66 @@ class _Replicas:
 
 def _replicate(
     rows: Spool,
-    cells: int,
+    parts: list[slice],
     entries: Spool,
     replicas: _Replicas,
-    graph: GraphIndex,
-    centroids: NDArray[np.float32],
+    centroids: Centroids,
+    means: NDArray[np.float32],
     settings: Settings,
     bound: float,
     done: _Progress,
 ) -> None:
-    """Choose the lists of every vector."""
-    candidates = min(len(centroids), 1 if settings.replicas == 1 else max(16, 4 * settings.replicas))
-    reach = np.float32(REACH**2)
-    for cell in range(cells):
+    """Choose the lists of every vector: its home and others close to it.
+
+    The home is the nearest list of the vector's own cell, where the lists were made for it, so that no list has many
+    more than the others. It is almost always the nearest of all; but where vectors are far from each other in all
+    directions, a centroid in the middle can be the nearest one to most of them.
+    """
+    candidates = min(len(centroids), max(16, 4 * settings.replicas))
+    for cell, own in enumerate(parts):
         for part in rows.pieces(cell, settings.rows_of(32)):
             floats = np.ascontiguousarray(part["row"])
-            hits = graph.search(
-                lifted(floats, settings.metric, bound), k=candidates, threads=settings.threads, beam=max(48, candidates)
-            )
-            near = hits.ids.astype(np.int32)
-            chosen = np.empty((len(part), settings.replicas), np.int32)
-
-            def task(first: int, last: int, near: Any = near, squares: Any = hits.distances, to: Any = chosen) -> None:
-                choose_closure(
-                    near[first:last], squares[first:last], centroids, reach, np.float32(SPACING**2), to[first:last]
-                )
-
-            run_chunks(task, len(part), settings.threads, 1024)
-            replicas.count(part["slot"], chosen)
+            lifts = lifted(floats, settings.metric, bound)
+            homes = centroids.nearest_among(lifts, own, 1, settings.threads)[0]
+            chosen = homes
+            if settings.replicas > 1:
+                near, squares = centroids.nearest(lifts, candidates, settings.threads)
+                chosen = _closure(near, squares, means, settings)
+                _include(homes[:, 0], chosen)
+            replicas.count(part["slot"], homes[:, 0], chosen)
             row, rank = np.nonzero(chosen >= 0)
             records = np.empty(len(row), entries.dtype)
             records["list"], records["slot"] = chosen[row, rank], part["slot"][row]
-            # The distance decides which replicas a full list drops; a list's own vectors come before all others.
-            place = (near[row] == chosen[row, rank][:, None]).argmax(axis=1)
-            records["square"] = np.where(rank == 0, -1.0, hits.distances[row, place])
+            # The distance decides which replicas a full list drops; the vectors at home there come before all others.
+            records["square"] = -1.0
+            away = np.flatnonzero(records["list"] != homes[row, 0])
+            if len(away):
+                place = (near[row[away]] == records["list"][away, None]).argmax(axis=1)
+                records["square"][away] = squares[row[away], place]
             records["row"] = stored_rows(floats, settings.codec)[row]
             entries.append(records["list"] // replicas.at_once, records)
             done.add(len(part))
+
+
+def _closure(
+    near: NDArray[np.int32], squares: NDArray[np.float32], means: NDArray[np.float32], settings: Settings
+) -> NDArray[np.int32]:
+    """Lists (n, replicas) near vectors, of the candidates in `near`; see ``kernels.closure``."""
+    chosen = np.empty((len(near), settings.replicas), np.int32)
+    reach, spacing = np.float32(REACH**2), np.float32(SPACING**2)
+
+    def task(first: int, last: int) -> None:
+        choose_closure(near[first:last], squares[first:last], means, reach, spacing, chosen[first:last])
+
+    run_chunks(task, len(near), settings.threads, 1024)
+    return chosen
+
+
+def _include(homes: NDArray[np.int32], chosen: NDArray[np.int32]) -> None:
+    """Have the home (n,) of each vector among its lists (n, most), in the first free place or the last one."""
+    missing = np.flatnonzero((chosen != homes[:, None]).all(axis=1))
+    place = np.minimum((chosen[missing] >= 0).sum(axis=1), chosen.shape[1] - 1)
+    chosen[missing, place] = homes[missing]
 
 
 def _write(
@@ -330,7 +359,7 @@ def _write(
     entries: Spool,
     replicas: _Replicas,
     points: Points,
-    graph: GraphIndex,
+    centroids: Centroids,
     settings: Settings,
     bound: float,
     done: _Progress,
@@ -343,11 +372,11 @@ def _write(
         yield np.zeros(lead, np.uint8)
         for group in range(replicas.groups):
             numbers = np.arange(group * replicas.at_once, min((group + 1) * replicas.at_once, len(layout.counts)))
-            yield _pages(entries.read(group), numbers, layout, checksums)
+            yield _pages(_kept(entries, group, numbers, layout, settings), numbers, layout, checksums)
             done.add(int(replicas.own[numbers].sum()))
         yield np.zeros(PAGE - lead, np.uint8)
 
-    graph_header, graph_tensors = graph._to_file()
+    graph_header, graph_tensors = centroids.graph._to_file()
     header = {
         "kind": "disk", "dim": settings.dim, "metric": settings.metric, "codec": settings.codec,
         "replicas": settings.replicas, "seed": settings.seed, "norm_bound": bound,
@@ -363,16 +392,26 @@ def _write(
     write_file(path, header, tensors)
 
 
+def _kept(entries: Spool, group: int, numbers: NDArray[np.int64], layout: Layout, settings: Settings) -> NDArray[Any]:
+    """The records of consecutive lists that there is room for: those of the least distances.
+
+    Central lists attract many times more than that, so it is not all read at once.
+    """
+    kept = np.empty(0, entries.dtype)
+    for piece in entries.pieces(group, settings.rows_of(16)):
+        records = np.concatenate([kept, piece])
+        order = np.lexsort((records["slot"], records["square"], records["list"]))
+        lists = records["list"][order]
+        rank = np.arange(len(order)) - np.searchsorted(lists, lists)
+        kept = records[order[rank < layout.counts[lists]]]
+    return kept
+
+
 def _pages(
     records: NDArray[Any], numbers: NDArray[np.int64], layout: Layout, checksums: NDArray[np.uint32]
 ) -> NDArray[np.uint8]:
-    """The bytes of consecutive lists, made of all records for them; their checksums are noted."""
-    order = np.lexsort((records["slot"], records["square"], records["list"]))
-    lists = records["list"][order] - numbers[0]
-    rank = np.arange(len(order)) - np.searchsorted(lists, lists)
-    kept = rank < layout.counts[numbers][lists]
-    order, lists = order[kept], lists[kept]
-    order = order[np.lexsort((records["slot"][order], lists))]
+    """The bytes of consecutive lists; their checksums are noted."""
+    order = np.lexsort((records["slot"], records["list"]))
     rows, slots = records["row"][order], records["slot"][order]
     ends = np.cumsum(layout.counts[numbers])
     base = layout.starts[numbers[0]]

@@ -247,7 +247,7 @@ def read_file_without(
 def _read_tensors(
     file: FileIO, contents: Contents, entries: Mapping[str, Entry], mmap: bool, verify: bool
 ) -> dict[str, NDArray[Any]]:
-    tensors = {name: _mapped(file, entry) if mmap else _copied(file, entry) for name, entry in entries.items()}
+    tensors = _mapped(file, entries) if mmap else {name: _copied(file, entry) for name, entry in entries.items()}
     for name, tensor in tensors.items():
         if verify:
             _check_checksum(name, tensor, contents.checksums[name])
@@ -342,17 +342,28 @@ def _read_contents(file: FileIO) -> Contents:
     return contents
 
 
-def _mapped(file: FileIO, entry: Entry) -> NDArray[Any]:
-    """An array over the file's pages; it keeps the map alive.
+def _mapped(file: FileIO, entries: Mapping[str, Entry]) -> dict[str, NDArray[Any]]:
+    """Arrays over the file's pages, which keep the map alive.
 
     The map is private and writable although nothing here writes to it: a read-only array is another type to Numba, and
-    every kernel would be compiled once more for each combination of its arguments.
+    every kernel would be compiled once more for each combination of its arguments. Tensors next to each other share
+    one, as each takes a file descriptor.
     """
-    if entry.start == entry.stop:
-        return np.empty(entry.shape, entry.dtype)
-    before = entry.start % ALLOCATIONGRANULARITY
-    pages = mmap(file.fileno(), entry.stop - entry.start + before, access=ACCESS_COPY, offset=entry.start - before)
-    return np.frombuffer(pages, np.uint8)[before:].view(entry.dtype).reshape(entry.shape)
+    tensors: dict[str, NDArray[Any]] = {}
+    ordered = sorted(entries.items(), key=lambda item: item[1].start)
+    while ordered:
+        size = next(
+            (i for i in range(1, len(ordered)) if ordered[i][1].start - ordered[i - 1][1].stop >= ALIGNMENT),
+            len(ordered),
+        )
+        run, ordered = ordered[:size], ordered[size:]
+        base = run[0][1].start // ALLOCATIONGRANULARITY * ALLOCATIONGRANULARITY
+        length = run[-1][1].stop - base
+        pages = mmap(file.fileno(), length, access=ACCESS_COPY, offset=base) if length else b""
+        raw = np.frombuffer(pages, np.uint8)
+        for name, entry in run:
+            tensors[name] = raw[entry.start - base : entry.stop - base].view(entry.dtype).reshape(entry.shape)
+    return tensors
 
 
 def _copied(file: FileIO, entry: Entry) -> NDArray[Any]:

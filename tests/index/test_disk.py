@@ -1,5 +1,6 @@
 """DiskIndex: what it answers, what it refuses, what it leaves on the disk."""
 
+import gc
 import os
 import re
 import threading
@@ -362,9 +363,11 @@ def test_closing(tmp_path, base):
 
 def test_descriptors_are_given_back(tmp_path, base):
     nh.DiskIndex.build(tmp_path / "x", base, lists=10, memory=MEMORY)
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         nh.DiskIndex.open(tmp_path / "x").search(base[0])
+    gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
