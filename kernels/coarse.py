@@ -4,19 +4,21 @@ import numpy as np
 
 from nearhash.kernels.jit import jit, jit_inline
 from nearhash.kernels.panels import products
-from nearhash.kernels.pool import key_slot
-from nearhash.kernels.select import LARGEST, collect_least
+from nearhash.kernels.pool import key_slot, make_key
+from nearhash.kernels.select import LARGEST, collect_least, keep_least
 from nearhash.kernels.simd import (
     PRODUCT_QUERIES,
     PRODUCT_ROWS,
     count_keys,
     greatest_key,
     least_key,
+    multiply_add,
     offset,
     pointer,
 )
 
 _ONE = np.uint64(1)
+_CHAINS = 4
 
 
 @jit
@@ -46,6 +48,40 @@ def nearest_centroids(queries, panels, bias, factor, chosen):
             collect_least(line, pointer(numbers, 0), count, probes, pointer(keys, 0))
             for i in range(probes):
                 chosen[first + query, i] = keys[i]
+
+
+@jit
+def refine_centroids(queries, estimates, numbers, centroids, bias, factor, candidates, keys, chosen):
+    """As `nearest_centroids`, of those centroids only whose estimated scores are the least `candidates`.
+
+    estimates (q, m) float32, m a multiple of 16, inf from the number of centroids on; numbers (m,) int32: 0, 1, ...;
+    centroids (c, dim); keys (m + 16,) uint64, scratch; probes <= candidates <= c. Scores have the same bits as there.
+    """
+    dim, count, probes = queries.shape[1], bias.shape[0], chosen.shape[1]
+    pool, rows = pointer(keys, 0), pointer(centroids, 0)
+    for query in range(queries.shape[0]):
+        vector, line = pointer(queries, query * dim), pointer(estimates, query * estimates.shape[1])
+        found = collect_least(line, pointer(numbers, 0), count, candidates, pool)
+        for first in range(0, found, _CHAINS):
+            # Sums of several centroids at once: each is a chain of additions that wait for each other.
+            last = found - 1
+            a = offset(rows, key_slot(keys[first]) * dim)
+            b = offset(rows, key_slot(keys[min(first + 1, last)]) * dim)
+            c = offset(rows, key_slot(keys[min(first + 2, last)]) * dim)
+            d = offset(rows, key_slot(keys[min(first + 3, last)]) * dim)
+            sum_a = sum_b = sum_c = sum_d = np.float32(0.0)
+            for i in range(dim):
+                value = vector[i]
+                sum_a, sum_b = multiply_add(value, a[i], sum_a), multiply_add(value, b[i], sum_b)
+                sum_c, sum_d = multiply_add(value, c[i], sum_c), multiply_add(value, d[i], sum_d)
+            for lane, total in enumerate((sum_a, sum_b, sum_c, sum_d)):
+                if first + lane < found:
+                    number = key_slot(keys[first + lane])
+                    score = bias[number] + factor * total
+                    keys[first + lane] = make_key(score if score < LARGEST else LARGEST, number)
+        keep_least(pool, found, probes, probes)
+        for i in range(probes):
+            chosen[query, i] = keys[i]
 
 
 @jit

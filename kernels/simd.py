@@ -462,6 +462,17 @@ def product_tile(typing_context, queries, stride, panel, dim, out, out_stride):
     return signature, codegen
 
 
+@intrinsic
+def multiply_add(typing_context, x, y, total):
+    """``x * y + total`` of float32, rounded as the products above round."""
+    signature = types.float32(types.float32, types.float32, types.float32)
+
+    def codegen(context, builder, signature, arguments):
+        return _call(builder, "llvm.fmuladd.f32", F32, arguments)
+
+    return signature, codegen
+
+
 LINE_PANELS = 4  # panels at a time for a single query: eight sums hide the latency of a multiply-add
 
 
