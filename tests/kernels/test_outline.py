@@ -12,7 +12,8 @@ from nearhash.kernels.simd import PRODUCT_ROWS
 def problem(dim, count, seed=0):
     rng = np.random.default_rng(seed)
     centroids = rng.standard_normal((count, dim)).astype(np.float32)
-    queries = (centroids[:7] + rng.standard_normal((7, dim))).astype(np.float32)
+    near = centroids[rng.integers(0, count, 7)]
+    queries = (near + rng.standard_normal((7, dim))).astype(np.float32)
     return centroids, queries
 
 
