@@ -130,3 +130,11 @@ def test_no_vectors_have_no_second_list():
         np.empty((0, 3), np.float32), np.ones((2, 3), np.float32), np.empty(0, np.int32), np.empty((0, 2), np.uint64),
         np.float32(1), np.empty(0, np.int32),
     )  # fmt: skip
+
+
+def test_second_lists_of_equal_loss_go_to_the_lower_number():
+    centroids = np.array([[1], [5], [5], [5]], np.float32)
+    for order in ([3, 2, 1, 0], [2, 0, 3, 1], [1, 2, 3, 0]):
+        keys, second = np.array([order], np.uint64) << np.uint64(1), np.full(1, 99, np.int32)
+        coarse.choose_spill(np.zeros((1, 1), np.float32), centroids, np.zeros(1, np.int32), keys, np.float32(1), second)
+        assert second.tolist() == [1]
