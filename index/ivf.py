@@ -146,6 +146,8 @@ class IVFIndex(TunableIndex):
             raise InvalidArgumentError("sample: expected at least one vector, got none")
         with self._lock.write():
             self._learn(rows, None)
+            assert self._model is not None
+            self._model.given = True
 
     def retrain(self, progress: Progress | None = None) -> None:
         """Learn partition and codes anew from the vectors that are in the index now."""
@@ -185,6 +187,7 @@ class IVFIndex(TunableIndex):
         model = Model.on_partition(
             origin, partition, vectors[chosen] - origin, numbers[chosen], self.codec, self.seed, threads
         )
+        model.given = True
         lists = self._lists_for(model, False, 0)
         lists.replace(model.encode(vectors, 0, False, threads, None, numbers))
         self._vectors.append(vectors)
@@ -213,7 +216,7 @@ class IVFIndex(TunableIndex):
         labelled = self._points.labelled or new.labels is not None
         labels = new.labels if new.labels is not None or not labelled else np.full(len(rows), np.nan)
         columns = np.stack(list(new.attributes.values())) if new.attributes else np.empty((0, len(rows)), np.int64)
-        outgrown = model is not None and self.lists is None and self._outgrown(model, present + len(rows))
+        outgrown = model is not None and self._outgrown(model, present + len(rows))
         self._vectors.append(rows)
         try:
             if model is None or outgrown:
@@ -241,9 +244,11 @@ class IVFIndex(TunableIndex):
             self._tuned = Tuned()  # found for other lists
         self._model, self._lists = model, lists
 
-    @staticmethod
-    def _outgrown(model: Model, count: int) -> bool:
-        return model.trained_on < SETTLED and count >= OUTGROWN * model.trained_on
+    def _outgrown(self, model: Model, count: int) -> bool:
+        """Whether the model was learned from too few vectors for so many, by `add`."""
+        if model.given or count < OUTGROWN * model.trained_on:
+            return False
+        return model.trained_on < SETTLED if self.lists is None else model.partition.lists < self.lists
 
     def _keep(self, slots: Slots, progress: Progress | None) -> None:
         if self._lists is not None:
@@ -317,7 +322,7 @@ class IVFIndex(TunableIndex):
                 share = passing_share(*wanted.program, self._points.columns, size)
             likely = np.maximum(counts * share, 1.0)
             # Steps of two, so that queries of about equal filters are searched together.
-            steps = np.ceil(np.log2(size / likely)).astype(np.int64)
+            steps = np.rint(np.log2(size / likely)).astype(np.int64)
             probes_at = np.ceil(effort.probes * 2.0 ** (GROWTH * steps))
             lacking = self._row_cost * likely <= self._lists_cost(probes_at, effort.rerank)
             for step in np.unique(steps[~lacking]):

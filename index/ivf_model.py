@@ -34,6 +34,7 @@ class Model:
         self.codes = codes
         self.radius: NDArray[np.float32] = np.zeros(partition.lists, np.float32)
         self.trained_on = 0
+        self.given = False  # whether by `train`: then it stays
         self.residual = 0.0  # mean squared distance of the sample to its centroids
         self.imbalance = 1.0  # of the sample
 
@@ -168,6 +169,7 @@ class Model:
         graph = None if self.partition.graph is None else self.partition.graph.to_file()[0]
         return {
             "trained_on": self.trained_on,
+            "given": self.given,
             "residual": self.residual,
             "imbalance": self.imbalance,
             "coarse": graph,
@@ -196,6 +198,8 @@ class Model:
         numbers: list[Any] = [state.get(name) for name in ("trained_on", "residual", "imbalance")]
         if any(isinstance(n, bool) or not isinstance(n, int | float) or not 0 <= n < np.inf for n in numbers):
             raise CorruptIndexError(f"header 'model': expected numbers of at least 0, got {state!r:.80}")
+        if not isinstance(state.get("given"), bool):
+            raise CorruptIndexError(f"header 'model': expected 'given' to be true or false, got {state!r:.80}")
         codes = make_list_codes(codec, dim, metric)
         codes.restore(tensors)
         graph = None
@@ -204,4 +208,5 @@ class Model:
         model = cls(origin, Partition(centroids, metric, graph), codes)
         model.radius = radius
         model.trained_on, model.residual, model.imbalance = int(state["trained_on"]), *map(float, numbers[1:])
+        model.given = state["given"]
         return model

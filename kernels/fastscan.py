@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nearhash.kernels.jit import jit, jit_inline
+from nearhash.kernels.jit import jit_inline
 from nearhash.kernels.pool import key_distance
 from nearhash.kernels.select import LARGEST, keep_least
 from nearhash.kernels.simd import greatest_float, greatest_key, least_float, offset
-from nearhash.kernels.simd_tables import BLOCK, GROUP, LINE, THRESHOLD, append_keys, quantise_line, table_line
+from nearhash.kernels.simd_tables import BLOCK, THRESHOLD, append_keys, quantise_line, table_line
 
 LEVELS = 16  # values of a code
 
@@ -35,32 +35,6 @@ class Codebook(NamedTuple):
 
     bounds: NDArray[np.int32]
     values: NDArray[np.float32]
-
-
-@jit
-def pack_block(codes, first, count, blocks, block):
-    """Write rows ``first .. first + count`` (at most 16) of plain codes (n, m) uint8 to a block, zeros after them."""
-    groups = codes.shape[1] // GROUP
-    for group in range(groups):
-        for i in range(BLOCK):
-            for j in range(4):
-                byte = np.uint8(0)
-                if i < count:
-                    low, high = codes[first + i, GROUP * group + j], codes[first + i, GROUP * group + 4 + j]
-                    byte = low | (high << np.uint8(4))
-                blocks[block, group * LINE + 4 * i + j] = byte
-
-
-@jit
-def unpack_block(blocks, block, count, codes, first):
-    """Inverse of `pack_block`."""
-    groups = codes.shape[1] // GROUP
-    for group in range(groups):
-        for i in range(count):
-            for j in range(4):
-                byte = blocks[block, group * LINE + 4 * i + j]
-                codes[first + i, GROUP * group + j] = byte & np.uint8(15)
-                codes[first + i, GROUP * group + 4 + j] = byte >> np.uint8(4)
 
 
 @jit_inline

@@ -482,3 +482,30 @@ def test_nothing_to_learn_from():
         with pytest.raises(NotTrainedError, match="empty"):
             call()
     assert (index.search(clustered(2, 0), k=3).ids == -1).all()
+
+
+def test_only_what_was_learned_from_few_vectors_by_the_way_is_learned_anew(tmp_path):
+    def lists(index):
+        return index.info()["trained_lists"]
+
+    outgrown = nh.IVFIndex(DIM)
+    outgrown.add(clustered(100, 0))
+    few = lists(outgrown)
+    outgrown.add(clustered(200, 1))
+    assert lists(outgrown) == few  # three times as many do not outgrow them
+    outgrown.add(clustered(300, 2))
+    assert lists(outgrown) > few
+
+    given = nh.IVFIndex(DIM)
+    given.train(clustered(100, 0))
+    given.save(tmp_path / "x")
+    for index in (given, nh.load(tmp_path / "x")):
+        index.add(clustered(800, 1))
+        assert lists(index) == few
+
+    wished = nh.IVFIndex(DIM, lists=50)
+    wished.add(clustered(20, 0))
+    assert lists(wished) == 20
+    wished.add(clustered(400, 1))
+    assert lists(wished) == 50
+    assert (wished.search(clustered(400, 1)[:20], k=1, probes=50).ids[:, 0] == np.arange(20, 40)).all()
