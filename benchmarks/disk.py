@@ -74,6 +74,7 @@ def run_disk(options: argparse.Namespace) -> Document:
             _child("warm", settings)
             built = _child("build", settings)
             say(f"{codec}: built in {built['seconds']:.0f} s, peak of {built['peak_bytes'] / 2**20:,.0f} MiB")
+            _child("warm", settings)  # in case that the sources changed meanwhile
             found = _child("search", settings)
             for point in found["points"]:
                 ids = np.load(options.folder / f"found-{point['probes']}.npy")
@@ -127,9 +128,10 @@ def warm(settings: dict[str, Any]) -> None:
     """Compile the kernels: a compiler would be a large part of the memory of the processes that are measured."""
     import nearhash as nh
 
-    rows = Rows(settings["data"], settings["shape"])[0:10_000]
-    with nh.DiskIndex.build(settings["index"], rows, codec=settings["codec"], threads=settings["threads"]) as index:
+    path, rows = Path(settings["folder"]) / "warm.nearhash", Rows(settings["data"], settings["shape"])[0:10_000]
+    with nh.DiskIndex.build(path, rows, codec=settings["codec"], threads=settings["threads"]) as index:
         index.search(rows[:20])
+    path.unlink()
 
 
 def build(settings: dict[str, Any]) -> dict[str, Any]:
