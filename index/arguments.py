@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import DimensionError, DtypeError, DuplicateIdError, InvalidArgumentError, MetricError
-from nearhash.kernels.rows import all_within
 
 METRICS = ("l2", "ip", "cosine")
 MAX_DIM = 32_768  # beyond it the 32-bit sums of the integer kernels could overflow
@@ -57,6 +56,8 @@ def as_float32(matrix: NDArray[Any], name: str) -> NDArray[np.float32]:
     else:
         with np.errstate(over="ignore"):
             floats = np.ascontiguousarray(matrix, dtype=np.float32)
+    from nearhash.kernels.rows import all_within  # here, so that a client needs no compiler
+
     # The kernel takes a twentieth of the time for a single query, and must not be compiled for read-only arrays.
     if not floats.flags.carray or not all_within(floats, _LARGEST):
         check_range(floats, matrix, name, LARGEST)

@@ -140,7 +140,7 @@ def _effort_names(index: Searchable) -> frozenset[str] | None:
     parameters = inspect.signature(index.search).parameters.values()
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return None
-    return frozenset(p.name for p in parameters) - {"queries", "k", "window", "allow", "threads"}
+    return frozenset(p.name for p in parameters) - {"queries", "k", "window", "allow", "where", "threads"}
 
 
 def _check_efforts(efforts: dict[str, int | float], known: frozenset[str]) -> None:
