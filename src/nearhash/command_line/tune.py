@@ -80,7 +80,7 @@ def check_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
-        raise typer.BadParameter("needs matplotlib: pip install "nearhash[plot]"", param_hint="--plot") from error
+        raise typer.BadParameter("needs matplotlib: pip install 'nearhash[plot]'", param_hint="--plot") from error
 
 
 def draw(tuning: "Tuning", path: Path) -> None:
