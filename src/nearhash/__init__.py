@@ -7,14 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nearhash import where
+    from nearhash import hashing, where
+    from nearhash.index.dedup import deduplicate
     from nearhash.index.disk import DiskIndex
     from nearhash.index.faiss_files import read_faiss
     from nearhash.index.flat import FlatIndex
     from nearhash.index.graph import GraphIndex
+    from nearhash.index.hamming import HammingIndex
     from nearhash.index.hits import Hits, RangeHits
     from nearhash.index.ivf import IVFIndex
     from nearhash.index.load import load
+    from nearhash.index.lsh import LSHIndex
+    from nearhash.index.minhash_lsh import MinHashLSH
     from nearhash.service.client import Client
 
 __version__ = "0.1.0"
@@ -24,26 +28,36 @@ _HOME = {
     "DiskIndex": "nearhash.index.disk",
     "FlatIndex": "nearhash.index.flat",
     "GraphIndex": "nearhash.index.graph",
+    "HammingIndex": "nearhash.index.hamming",
     "Hits": "nearhash.index.hits",
     "IVFIndex": "nearhash.index.ivf",
+    "LSHIndex": "nearhash.index.lsh",
+    "MinHashLSH": "nearhash.index.minhash_lsh",
     "RangeHits": "nearhash.index.hits",
+    "deduplicate": "nearhash.index.dedup",
     "errors": "nearhash.errors",
+    "hashing": "nearhash.hashing",
     "load": "nearhash.index.load",
     "read_faiss": "nearhash.index.faiss_files",
     "where": "nearhash.where",
 }
-_MODULES = ("errors", "where")
+_MODULES = ("errors", "hashing", "where")
 
 __all__ = [
     "Client",
     "DiskIndex",
     "FlatIndex",
     "GraphIndex",
+    "HammingIndex",
     "Hits",
     "IVFIndex",
+    "LSHIndex",
+    "MinHashLSH",
     "RangeHits",
     "__version__",
+    "deduplicate",
     "errors",
+    "hashing",
     "load",
     "read_faiss",
     "where",

@@ -48,6 +48,10 @@ class ClosedError(NearhashError, ValueError):
     """The index was closed."""
 
 
+class SketchMismatchError(InvalidArgumentError):
+    """Two sketches were made in different ways: their values cannot be compared."""
+
+
 class CorruptIndexError(NearhashError, RuntimeError):
     """A file is not an intact nearhash index; nothing was loaded from it."""
 
