@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from nearhash.hashing.e2lsh import E2LSH
     from nearhash.hashing.kernel_density import KernelDensity
     from nearhash.hashing.learned import LearnedHash
-    from nearhash.hashing.mips import InnerProductTransform
     from nearhash.hashing.minhash import MinHash
+    from nearhash.hashing.mips import InnerProductTransform
     from nearhash.hashing.sampler import LSHSampler
     from nearhash.hashing.simhash import SimHash
     from nearhash.hashing.sketches import Sketches

@@ -27,7 +27,7 @@ def fmix64(x):
 
 @jit_inline
 def multiply_shift(x, a, b):
-    """``(a x + b mod 2^64) >> 32`` of uint64 x < 2^32: 2-universal into 32 bits for random a, b (Dietzfelbinger 1996)."""
+    """``(a x + b mod 2^64) >> 32`` of uint64 x < 2^32: 2-universal into 32 bits for random a, b (Dietzfelbinger)."""
     return (a * x + b) >> _S32
 
 
