@@ -20,6 +20,7 @@ FILES = (
     "test_fastscan.py",
     "test_select.py",
     "test_panels.py",
+    "test_hadamard.py",
 )
 
 
