@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nearhash.hashing.banding import Banding
     from nearhash.hashing.cross_polytope import CrossPolytope
     from nearhash.hashing.dwta import DWTA
     from nearhash.hashing.e2lsh import E2LSH
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from nearhash.hashing.weighted import WeightedMinHash
 
 _HOME = {
+    "Banding": "banding",
     "CrossPolytope": "cross_polytope",
     "DWTA": "dwta",
     "E2LSH": "e2lsh",
@@ -35,6 +37,7 @@ _HOME = {
 __all__ = [
     "DWTA",
     "E2LSH",
+    "Banding",
     "CrossPolytope",
     "InnerProductTransform",
     "KernelDensity",
