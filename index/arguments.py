@@ -20,9 +20,9 @@ def check_dim(dim: int) -> int:
     return int(dim)
 
 
-def check_metric(metric: str) -> str:
-    if metric not in METRICS:
-        raise MetricError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
+def check_metric(metric: str, known: tuple[str, ...] = METRICS) -> str:
+    if metric not in known:
+        raise MetricError(f"metric: expected one of {', '.join(known)}, got {metric!r}")
     return metric
 
 

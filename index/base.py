@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearhash.index.arguments import as_float32, as_matrix, check_count, check_dim, check_metric, for_kernels
+from nearhash.index.arguments import METRICS, as_float32, as_matrix, check_count, check_dim, check_metric, for_kernels
 from nearhash.index.hits import Hits
 from nearhash.index.locks import ReadWriteLock
 from nearhash.index.metrics import normalised
@@ -48,12 +48,13 @@ class VectorIndex(ABC):
     """Name of the kind in files and `info`."""
     _SETTINGS: ClassVar[tuple[str, ...]] = ()
     """Further arguments of the constructor that are attributes, part of `info` and of the header of a file."""
+    _METRICS: ClassVar[tuple[str, ...]] = METRICS
     _COMPACT_AT: ClassVar[float] = 1.0
     """Share of removed vectors above which the index compacts itself; 1 for never."""
 
     def __init__(self, dim: int, metric: str, threads: int | None = None) -> None:
         self.dim = check_dim(dim)
-        self.metric = check_metric(metric)
+        self.metric = check_metric(metric, self._METRICS)
         self.threads = threads if threads is None else resolve_threads(threads)
         self._points = Points()
         self._lock = ReadWriteLock()
@@ -95,7 +96,7 @@ class VectorIndex(ABC):
         InvalidArgumentError
             Wrong shape or dtype, NaN or inf, duplicate ids, ...; the index is then unchanged.
         """
-        rows = self._rows_of(as_matrix(vectors, self.dim, "vectors"))
+        rows = self._rows_of(as_matrix(vectors, self._columns, "vectors"))
         with self._lock.write():
             new = self._points.check(len(rows), ids, labels, attributes)
             if len(rows):
@@ -170,7 +171,7 @@ class VectorIndex(ABC):
         """What `search` of every kind does around its own `_nearest`; `effort` is handed on to it."""
         k = check_count(k, "k")
         threads = resolve_threads(threads)
-        prepared = self._queries_of(as_matrix(queries, self.dim, "queries"))
+        prepared = self._queries_of(as_matrix(queries, self._columns, "queries"))
         with self._lock.read():
             wanted = self._filter(len(prepared), window, allow, where)
             slots, distances = self._nearest(prepared, k, wanted, effort, threads)
@@ -239,12 +240,22 @@ class VectorIndex(ABC):
     @classmethod
     def _from_file(cls: type[Self], header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Self:
         """The index in a file that was read; raises CorruptIndexError, or what the constructor raises."""
-        index = cls(header["dim"], header["metric"], **{name: header[name] for name in cls._SETTINGS})
+        index = cls._from_header(header)
         index._points = Points.from_tensors(tensors, header.get("next_id"))
         index._restore(header, tensors)
         return index
 
+    @classmethod
+    def _from_header(cls: type[Self], header: dict[str, Any]) -> Self:
+        """An empty index with the settings of a file; raises what the constructor raises."""
+        return cls(header["dim"], header["metric"], **{name: header[name] for name in cls._SETTINGS})
+
     # --- to be filled in ---
+
+    @property
+    def _columns(self) -> int:
+        """Columns of the arrays that `add` and `search` take."""
+        return self.dim
 
     def _rows_of(self, matrix: NDArray[Any]) -> NDArray[Any]:
         """New vectors (n, dim) of any real dtype in the form that `_insert` takes; raises if that cannot hold them."""

@@ -15,6 +15,7 @@ _HOMES = {
     "disk": ("nearhash.index.disk", "DiskIndex"),
     "flat": ("nearhash.index.flat", "FlatIndex"),
     "graph": ("nearhash.index.graph", "GraphIndex"),
+    "hamming": ("nearhash.index.hamming", "HammingIndex"),
     "ivf": ("nearhash.index.ivf", "IVFIndex"),
 }
 

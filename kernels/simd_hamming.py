@@ -1,0 +1,166 @@
+"""Vector instructions for Hamming distances: transposed blocks of codes, and their bits counted 64 rows at a time.
+
+``llvm.ctpop`` on vectors becomes VPOPCNTQ where the processor has it, a look-up of nibbles on AVX2 and older AVX-512,
+and CNT on ARM, so nothing here asks for the instruction set. All sums are of whole numbers: exact everywhere.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from nearhash.kernels.simd import I32, I64, _call, _load, _loop, _splat, _vector
+
+ROWS = 64  # of a transposed group
+_GROUPS = 8  # vectors of eight uint64 that hold one word of all its rows
+_CHUNK = 4  # words of a row that are loaded at once
+
+_word = types.CPointer(types.uint64)
+_EIGHT = _vector(I64, 8)
+
+
+def _interleave(builder: Any, rows: list[Any]) -> Any:
+    """Eight vectors of c words as one of 8 c: first word of all rows in order, second word of all rows, ..."""
+    while len(rows) > 1:
+        half, count = len(rows) // 2, rows[0].type.count
+        lanes = [lane for i in range(count) for lane in (i, count + i)]
+        mask = ir.Constant(_vector(I32, 2 * count), lanes)
+        rows = [builder.shuffle_vector(rows[i], rows[half + i], mask) for i in range(half)]
+    return rows[0]
+
+
+@intrinsic
+def transpose_rows(typing_context, rows, words, block):
+    """ROWS rows of `words` uint64, one after the other, to block (words, ROWS)."""
+    signature = types.void(_word, types.int64, _word)
+
+    def codegen(context, builder, signature, arguments):
+        rows, words, block = arguments
+        whole = builder.and_(words, ir.Constant(I64, -_CHUNK))
+
+        def eight_rows(first, width):
+            def body(index, _):
+                parts = [
+                    _load(
+                        builder,
+                        rows,
+                        builder.add(builder.mul(builder.add(first, ir.Constant(I64, i)), words), index),
+                        _vector(I64, width),
+                    )
+                    for i in range(8)
+                ]
+                columns = _interleave(builder, parts)
+                for word in range(width):
+                    lanes = ir.Constant(_vector(I32, 8), list(range(8 * word, 8 * word + 8)))
+                    column = builder.shuffle_vector(columns, columns, lanes)
+                    row = builder.mul(builder.add(index, ir.Constant(I64, word)), ir.Constant(I64, ROWS))
+                    target = builder.gep(block, [builder.add(row, first)])
+                    builder.store(column, builder.bitcast(target, _EIGHT.as_pointer())).align = 8
+                return []
+
+            return body
+
+        def group(first, _):
+            _loop(builder, ir.Constant(I64, 0), whole, _CHUNK, [], eight_rows(first, _CHUNK))
+            _loop(builder, whole, words, 1, [], eight_rows(first, 1))
+            return []
+
+        _loop(builder, ir.Constant(I64, 0), ir.Constant(I64, ROWS), 8, [], group)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _broadcast(builder: Any, value: Any) -> Any:
+    first = builder.insert_element(ir.Constant(_EIGHT, ir.Undefined), value, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, first, _splat(_vector(I32, 8), 0))
+
+
+@intrinsic
+def hamming_block(typing_context, query, block, words, bound, out):
+    """Bits of a uint64: which rows of block (words, ROWS) differ from the query in fewer than `bound` bits.
+
+    Where there are any, the distances of all ROWS rows are written to `out`, uint64. One vector test decides that, so
+    that a block with nothing near costs no more than its bits.
+    """
+    signature = types.uint64(_word, _word, types.int64, types.int64, _word)
+
+    def codegen(context, builder, signature, arguments):
+        query, block, words, bound, out = arguments
+
+        def body(index, totals):
+            value = _broadcast(builder, builder.load(builder.gep(query, [index])))
+            row = builder.mul(index, ir.Constant(I64, ROWS))
+            following = []
+            for part, total in enumerate(totals):
+                codes = _load(builder, block, builder.add(row, ir.Constant(I64, 8 * part)), _EIGHT)
+                bits = _call(builder, "llvm.ctpop.v8i64", _EIGHT, [builder.xor(codes, value)])
+                following.append(builder.add(total, bits))
+            return following
+
+        totals = _loop(builder, ir.Constant(I64, 0), words, 1, [_splat(_EIGHT, 0)] * _GROUPS, body)
+        bounds, below = _broadcast(builder, bound), _splat(_EIGHT, 0)
+        for total in totals:
+            below = builder.or_(below, builder.sub(total, bounds))  # negative where the distance is below the bound
+        some = builder.bitcast(builder.icmp_signed("<", below, _splat(_EIGHT, 0)), ir.IntType(8))
+        result = cgutils.alloca_once_value(builder, ir.Constant(I64, 0))
+        with builder.if_then(builder.icmp_unsigned("!=", some, ir.Constant(ir.IntType(8), 0)), likely=False):
+            mask = ir.Constant(I64, 0)
+            for part, total in enumerate(totals):
+                target = builder.gep(out, [ir.Constant(I64, 8 * part)])
+                builder.store(total, builder.bitcast(target, _EIGHT.as_pointer())).align = 8
+                bits = builder.bitcast(builder.icmp_signed("<", total, bounds), ir.IntType(8))
+                mask = builder.or_(mask, builder.shl(builder.zext(bits, I64), ir.Constant(I64, 8 * part)))
+            builder.store(mask, result)
+        return builder.load(result)
+
+    return signature, codegen
+
+
+@intrinsic
+def hamming(typing_context, x, y, words):
+    """Number of bits in which two codes of `words` uint64 differ."""
+    signature = types.int64(_word, _word, types.int64)
+
+    def codegen(context, builder, signature, arguments):
+        x, y, words = arguments
+
+        def four(index, totals):
+            left, right = (_load(builder, p, index, _vector(I64, 4)) for p in (x, y))
+            return [builder.add(totals[0], _call(builder, "llvm.ctpop.v4i64", left.type, [builder.xor(left, right)]))]
+
+        def one(index, totals):
+            left, right = (builder.load(builder.gep(p, [index])) for p in (x, y))
+            return [builder.add(totals[0], _call(builder, "llvm.ctpop.i64", I64, [builder.xor(left, right)]))]
+
+        whole = builder.and_(words, ir.Constant(I64, -4))
+        total = _loop(builder, ir.Constant(I64, 0), whole, 4, [_splat(_vector(I64, 4), 0)], four)[0]
+        lanes = [builder.extract_element(total, ir.Constant(I32, i)) for i in range(4)]
+        start = builder.add(builder.add(lanes[0], lanes[1]), builder.add(lanes[2], lanes[3]))
+        return _loop(builder, whole, words, 1, [start], one)[0]
+
+    return signature, codegen
+
+
+@intrinsic
+def lowest_bit(typing_context, bits):
+    """Position of the lowest set bit of a uint64 that is not zero."""
+    signature = types.int64(types.uint64)
+
+    def codegen(context, builder, signature, arguments):
+        return _call(builder, "llvm.cttz.i64", I64, [arguments[0], ir.Constant(ir.IntType(1), 1)])
+
+    return signature, codegen
+
+
+@intrinsic
+def count_bits(typing_context, bits):
+    """How many bits of a uint64 are set."""
+    signature = types.int64(types.uint64)
+
+    def codegen(context, builder, signature, arguments):
+        return _call(builder, "llvm.ctpop.i64", I64, arguments)
+
+    return signature, codegen
