@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from nearhash import __version__
 from nearhash.command_line.build import build
+from nearhash.command_line.dedup import dedup
 from nearhash.command_line.demo import demo
 from nearhash.command_line.inspect import inspect
 from nearhash.command_line.search import search
@@ -61,5 +62,5 @@ def _options(
     pass
 
 
-for command in (demo, build, search, tune, serve, inspect, warmup):
+for command in (demo, build, search, tune, serve, dedup, inspect, warmup):
     app.command()(command)

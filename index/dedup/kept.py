@@ -1,0 +1,94 @@
+"""What is kept, written in the format it came in; and what documents are called."""
+
+import gzip
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearhash.index.dedup.durable import replacing
+from nearhash.index.dedup.reading import Columns, json_object, parquet_batches, parquet_file, read_lines
+from nearhash.index.dedup.sources import Source
+
+
+def write_kept(source: Source, keep: NDArray[np.bool_], target: Path) -> None:
+    """Write the documents of a file that are kept: its bytes, lines or rows as they were. None: no file.
+
+    keep: bool, one for each document.
+    """
+    source.check_unchanged()
+    if not keep.any() and (len(keep) or source.kind == "text"):
+        target.unlink(missing_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as file:
+        if source.kind == "parquet":
+            _write_rows(source, keep, file)
+        elif keep.all() and source.kind != "jsonl":
+            with open(source.path, "rb") as original:
+                shutil.copyfileobj(original, file, 1 << 20)
+        elif source.compressed:
+            # Neither time nor name inside: equal input gives equal bytes.
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+                _write_lines(source, keep, cast(BinaryIO, packed))
+        else:
+            _write_lines(source, keep, file)
+
+
+def _write_lines(source: Source, keep: NDArray[np.bool_], file: BinaryIO) -> None:
+    for (line, _), kept in zip(read_lines(source), keep.tolist(), strict=True):
+        if kept:
+            file.write(line)
+
+
+def _write_rows(source: Source, keep: NDArray[np.bool_], file: Any) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    original = parquet_file(source)
+    metadata = original.metadata
+    codec = (
+        metadata.row_group(0).column(0).compression if metadata.num_row_groups and metadata.num_columns else "SNAPPY"
+    )
+    compression = "NONE" if codec == "UNCOMPRESSED" else codec
+    with pyarrow.parquet.ParquetWriter(file, original.schema_arrow, compression=compression) as writer:
+        row = 0
+        for batch in parquet_batches(source):
+            writer.write_batch(batch.filter(pyarrow.array(keep[row : row + batch.num_rows])))
+            row += batch.num_rows
+
+
+def names(source: Source, columns: Columns, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, Any]]:
+    """The rows of a file that are wanted and what they are called: by the column of names, or by file and row."""
+    if not wanted.any():
+        return
+    rows = np.flatnonzero(wanted).tolist()
+    if columns.name is None or source.kind in ("text", "lines"):
+        for row in rows:
+            yield row, source.name if source.kind == "text" else f"{source.name}:{row + 1}"
+    elif source.kind == "jsonl":
+        before = 0
+        for row, (line, after) in enumerate(read_lines(source)):
+            if wanted[row]:
+                yield row, json_object(line, columns, source, before)[columns.name]
+            before = after
+    else:
+        row = 0
+        for batch in parquet_batches(source, columns=[columns.name]):
+            values = batch.column(0)
+            for place in np.flatnonzero(wanted[row : row + batch.num_rows]).tolist():
+                yield row + place, plain(values[place].as_py())
+            row += batch.num_rows
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it; others as text."""
+    return value if isinstance(value, str | int | bool | None) else str(value)
+
+
+def encode_line(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n"
