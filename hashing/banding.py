@@ -101,7 +101,8 @@ class Banding:
     def midpoint(self) -> float:
         """Similarity near which the S-curve is steepest: where p, see above, is ``(1 / bands)**(1 / rows)``."""
         chance = _chance(self.bits)
-        return max(0.0, ((1 / self.bands) ** (1 / self.rows) - chance) / (1 - chance))
+        agree = float(1 / self.bands) ** float(1 / self.rows)
+        return max(0.0, (agree - chance) / (1 - chance))
 
     def collision_probability(self, similarity: ArrayLike) -> NDArray[np.float64]:
         """Probability that sketches of sets of this similarity (any shape, 0 to 1) are candidates; of that shape."""
