@@ -39,8 +39,8 @@ class DWTA:
 
     Notes
     -----
-    A coordinate that is zero is absent: it never wins, not even against negative ones. Of equal values the one wins that
-    the permutation puts first.
+    A coordinate that is zero is absent: it never wins, not even against negative ones. Of equal values the one wins
+    that the permutation puts first.
     """
 
     def __init__(self, dim: int, k: int = 128, window: int = 8, seed: int = 0) -> None:
@@ -126,11 +126,11 @@ class DWTA:
         return shares
 
     def collision_probability(self, x: ArrayLike, y: ArrayLike) -> float:
-        """Probability that two vectors agree in a hash whose window holds a coordinate of either.
+        """Probability that two vectors agree in a hash whose window holds coordinates of both.
 
         Coordinate i wins in both if the others of its window are among the R_i that are less in both, so
-        ``P = sum_i C(R_i, w - 1) / C(dim, w)`` (Yagnik et al. 2011, sec. 3), here divided by the probability that neither
-        window is empty. For distinct values; borrowed hashes are not covered.
+        ``P = sum_i C(R_i, w - 1) / C(dim, w)`` (Yagnik et al. 2011, sec. 3), here divided by the probability that
+        neither window is empty. For distinct values; borrowed hashes are not covered.
 
         Parameters
         ----------

@@ -10,7 +10,7 @@ from nearhash.errors import CorruptIndexError, DtypeError, InvalidArgumentError
 from nearhash.index.arguments import as_matrix, check_count, check_dim
 from nearhash.index.arrays import Growable, aligned_empty
 from nearhash.index.base import Progress, Slots, VectorIndex
-from nearhash.index.hamming_scan import nearest_codes, scan_pools, within_radius
+from nearhash.index.hamming_scan import nearest_codes, within_radius
 from nearhash.index.hamming_tables import Tables, estimated_cost, scan_cost, substrings_for
 from nearhash.index.hits import Hits, RangeHits
 from nearhash.index.points import Filter, NewPoints
@@ -195,12 +195,13 @@ class HammingIndex(VectorIndex):
         sample = rows[:: -(-len(rows) // _SAMPLE)]
         everything = self._points.filter(len(sample))
         k = _SAMPLE_K + 1  # a code finds itself
-        keys, sizes = scan_pools(np.ascontiguousarray(sample), rows, 0, k, everything, resolve_threads(self.threads))
-        if sizes.min() < k:  # too few are alive
+        _, distances = nearest_codes(
+            np.ascontiguousarray(sample), rows, None, k, None, everything, resolve_threads(self.threads)
+        )
+        if np.isinf(distances).any():  # too few are alive
             return False
-        distances = np.partition(keys[:, :k] >> np.uint64(32), k - 1, axis=1)[:, k - 1]
         substrings = self.substrings or substrings_for(self.dim, len(rows))
-        cost = estimated_cost(self.dim, substrings, len(rows), int(np.median(distances)))
+        cost = estimated_cost(self.dim, substrings, len(rows), int(np.median(distances[:, -1])))
         return cost <= _MARGIN * scan_cost(rows)
 
     def range_search(

@@ -29,11 +29,12 @@ def merged(tokens: NDArray[np.uint64], weights: NDArray[np.float64]) -> Sets:
 
 
 def word(state: NDArray[np.uint64], number: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    return fmix64(state + (number + np.uint64(1)) * GOLDEN)
+    words: NDArray[np.uint64] = fmix64(state + (number + np.uint64(1)) * GOLDEN)
+    return words
 
 
 def uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
-    numbers: NDArray[np.float64] = ((bits >> np.uint64(11)) + 0.5) * 2.0**-53
+    numbers: NDArray[np.float64] = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return numbers
 
 
@@ -55,7 +56,8 @@ def icws(tokens: NDArray[np.uint64], weights: NDArray[np.float64], key: int, k: 
     t = np.floor(np.log(weights)[:, None] / r + beta)
     winner = np.argmin(np.log(c) - r * (t - beta) - r, axis=0)
     chosen = t[winner, np.arange(k)].astype(np.int64).astype(np.uint64)
-    return (fmix64(state[winner, 0] ^ (chosen * GOLDEN)) >> np.uint64(32)).astype(np.uint32)
+    sketch: NDArray[np.uint32] = (fmix64(state[winner, 0] ^ (chosen * GOLDEN)) >> np.uint64(32)).astype(np.uint32)
+    return sketch
 
 
 def probminhash(tokens: NDArray[np.uint64], weights: NDArray[np.float64], key: int, k: int) -> NDArray[np.uint32]:

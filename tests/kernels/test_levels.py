@@ -21,6 +21,7 @@ FILES = (
     "test_select.py",
     "test_panels.py",
     "test_hadamard.py",
+    "test_hamming.py",
 )
 
 
