@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearhash.errors import CorruptIndexError
-from nearhash.index.arrays import aligned_empty
 from nearhash.index.storage import take_tensor
 from nearhash.kernels.band_tables import (
     collect,
@@ -42,10 +41,10 @@ class Run(NamedTuple):
     @classmethod
     def empty(cls, bands: int, count: int, first_slot: int) -> "Run":
         return cls(
-            aligned_empty((bands, count), np.uint32),
-            aligned_empty((bands, count), np.uint16),
-            aligned_empty((bands, count), np.int32),
-            aligned_empty((bands, (1 << _directory_bits(count)) + 1), np.int32),
+            np.empty((bands, count), np.uint32),
+            np.empty((bands, count), np.uint16),
+            np.empty((bands, count), np.int32),
+            np.empty((bands, (1 << _directory_bits(count)) + 1), np.int32),
             first_slot,
         )
 

@@ -1,4 +1,4 @@
-"""NumPy specification of `bands.py`, `radix.py` and `union_find.py`."""
+"""NumPy specification of `bands.py`, `band_tables.py`, `agreement.py`, `radix.py` and `union_find.py`."""
 
 import numpy as np
 
@@ -26,6 +26,41 @@ def sort_pairs(keys, numbers, low_bit):
     """Pairs in the order of their keys without the lowest bits; those of equal keys stay in their order."""
     order = np.argsort(keys >> np.uint64(low_bit), kind="stable")
     return keys[order], numbers[order]
+
+
+def table(keys, slots, bits):
+    """High and low part, slots and directory, each by band, of the keys (n, bands) of ascending slots (n,)."""
+    kept = keys >> np.uint64(16)
+    order = np.argsort(kept.T, axis=1, kind="stable")
+    entries = np.take_along_axis(kept.T, order, axis=1)
+    places = np.arange((1 << bits) + 1, dtype=np.uint64) << np.uint64(48 - bits)
+    starts = np.array([np.searchsorted(row, places) for row in entries], np.int32).reshape(len(entries), len(places))
+    return (
+        (entries >> np.uint64(16)).astype(np.uint32),
+        (entries & np.uint64(0xFFFF)).astype(np.uint16),
+        np.asarray(slots, np.int32)[order],
+        starts,
+    )
+
+
+def candidates(queries, keys, above):
+    """Ascending, distinct ``query << 32 | slot`` of the slots > above[query] that share the first 48 bits of a key."""
+    found = [
+        query << 32 | slot
+        for query, own in enumerate(queries)
+        for slot in np.flatnonzero((own >> np.uint64(16) == keys >> np.uint64(16)).any(axis=1)).tolist()
+        if slot > above[query]
+    ]
+    return np.array(found, np.uint64)
+
+
+def count_agreements(left, left_rows, right, right_rows, bits):
+    """(p,) int32 how many values agree; values of fewer than 8 bits are packed into bytes."""
+    x, y = left[left_rows], right[right_rows]
+    if bits >= 8:
+        return (x == y).sum(axis=1, dtype=np.int32)
+    mask = (1 << bits) - 1
+    return sum((((x ^ y) >> shift) & mask == 0).sum(axis=1, dtype=np.int32) for shift in range(0, 8, bits))
 
 
 def components(count, edges):
