@@ -86,7 +86,7 @@ def compare_buckets(
     compared with it, and those leave that are so near that it can stand for them. Near is half the distance of the
     threshold: Jaccard distance is a metric, so what is within it of one that left is within one and a half of it from
     the leader. The next lowest that is left leads then, until 32 are left or 64 have led: the work is linear in the
-    size of a bucket. Without verification all of a bucket are duplicates anyway, and the first leader is linked with all.
+    size of a bucket. Without verification all of a bucket are duplicates anyway: the first leader is linked with all.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ def write_kept(source: Source, keep: NDArray[np.bool_], target: Path) -> None:
 
 
 def _write_lines(source: Source, keep: NDArray[np.bool_], file: BinaryIO) -> None:
-    for (line, _), kept in zip(read_lines(source), keep.tolist(), strict=True):
+    for (line, _, _), kept in zip(read_lines(source), keep.tolist(), strict=True):
         if kept:
             file.write(line)
 
@@ -71,11 +71,9 @@ def names(source: Source, columns: Columns, wanted: NDArray[np.bool_]) -> Iterat
         for row in rows:
             yield row, source.name if source.kind == "text" else f"{source.name}:{row + 1}"
     elif source.kind == "jsonl":
-        before = 0
-        for row, (line, after) in enumerate(read_lines(source)):
+        for row, (line, begin, _) in enumerate(read_lines(source)):
             if wanted[row]:
-                yield row, json_object(line, columns, source, before)[columns.name]
-            before = after
+                yield row, json_object(line, columns, source, begin)[columns.name]
     else:
         row = 0
         for batch in parquet_batches(source, columns=[columns.name]):

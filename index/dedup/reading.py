@@ -107,21 +107,19 @@ def read_source(source: Source, columns: Columns, start: Cursor) -> Iterator[tup
         for row, value in enumerate(parquet_values(source, columns, start.row), start.row):
             yield _utf8(value or b"", columns, source, row), row + 1
     else:
-        before = start.offset
-        for line, after in read_lines(source, before):
+        for line, before, after in read_lines(source, start.offset):
             text = line.rstrip(b"\r\n") if source.kind == "lines" else json_field(line, columns, source, before)
             yield (_utf8(text, columns, source, before) if source.kind == "lines" else text), after
-            before = after
 
 
-def read_lines(source: Source, offset: int = 0) -> Iterator[tuple[bytes, int]]:
-    """Lines that hold documents, with their ends, and the offset after each. Blank lines of JSONL hold none."""
+def read_lines(source: Source, offset: int = 0) -> Iterator[tuple[bytes, int, int]]:
+    """Lines that hold documents, with their ends, and where each begins and ends in the file. Blank lines of JSONL hold none."""
     with open_bytes(source) as file:
         file.seek(offset)
         for line in file:
-            offset += len(line)
+            begin, offset = offset, offset + len(line)
             if source.kind == "lines" or line.strip():
-                yield line, offset
+                yield line, begin, offset
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Errors(str, Enum):
     """What is done about bytes that are no UTF-8."""
 
     strict = "strict"
-    replace = "replace"
+    substitute = "replace"
 
 
 # What a stage does, and what it counts.
@@ -173,9 +173,8 @@ def _print_summary(report: dict[str, Any], out: Path) -> None:
         f"{report['removed']:,} removed, {report['clusters']:,} clusters; {report['seconds']:.1f} s"
     )
     if report["in_store_before"]:
-        line(
-            f"{report['duplicates_of_the_store']:,} are in a group with one of {report['in_store_before']:,} in the store"
-        )
+        old = report["duplicates_of_the_store"]
+        line(f"{old:,} are in a group with one of {report['in_store_before']:,} in the store")
     if report["empty"]:
         line(f"{report['empty']:,} documents have no word in them")
     line(

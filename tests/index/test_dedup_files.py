@@ -1,0 +1,588 @@
+"""Near-duplicates in files: formats, kills at every step, stores, and input that cannot be read."""
+
+import gzip
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import nearhash as nh
+from nearhash.errors import CorruptIndexError, InvalidArgumentError
+from nearhash.index.dedup import FileOptions, Settings, deduplicate_files, durable, stages
+from nearhash.index.dedup.reading import Columns, Cursor, read_chunks
+from nearhash.index.dedup.signatures import Segment, Signatures
+from nearhash.index.dedup.sources import find_sources
+from nearhash.index.dedup.stages import State
+from nearhash.index.dedup.store import Store
+
+SETTINGS = Settings.choose(ngram=2, k=64)
+WORDS = [f"w{i}" for i in range(400)]
+
+
+def corpus(seed=0, families=40, words=40):
+    random = np.random.default_rng(seed)
+    texts = []
+    for number in range(families):
+        text = [WORDS[i] for i in random.integers(0, len(WORDS), words)]
+        texts.append(" ".join(text))
+        for edits in range(number % 4):
+            copy = list(text)
+            for place in random.integers(0, words, edits):
+                copy[place] = "new"
+            texts.append(" ".join(copy))
+    texts += ["", "..."]
+    return [texts[i] for i in random.permutation(len(texts))]
+
+
+def write_jsonl(path, texts, **columns):
+    rows = [{"text": text, **{name: values[i] for name, values in columns.items()}} for i, text in enumerate(texts)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(inputs, out, chosen=SETTINGS, options=None, **rest):
+    return deduplicate_files([inputs] if isinstance(inputs, Path) else inputs, out, chosen, options, threads=1, **rest)
+
+
+def clusters(out):
+    return [json.loads(line) for line in (out / "clusters.jsonl").read_text().splitlines()]
+
+
+def tree(folder):
+    """All files but the folder of work, with their bytes."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "lock" and "work" not in path.relative_to(folder).parts
+    }
+
+
+@pytest.fixture
+def small_steps(monkeypatch):
+    """Chunks of a few documents, partitions of a few keys, and files that are committed one by one."""
+    monkeypatch.setattr(stages, "read_chunks", partial(read_chunks, most_documents=17))
+    monkeypatch.setattr(stages, "_BYTES_TO_SORT", 1 << 16)
+    monkeypatch.setattr(stages, "_SLAB", 40)
+    monkeypatch.setattr("nearhash.index.dedup.outcome._COMMIT_AFTER", 1)
+
+
+# --- formats ---
+
+
+def test_files_give_what_memory_gives(tmp_path, small_steps):
+    texts = corpus()
+    report = run(write_jsonl(tmp_path / "in.jsonl", texts), tmp_path / "out")
+    expected = nh.deduplicate(texts, ngram=2, k=64)
+    lines = (tmp_path / "in.jsonl").read_text().splitlines()
+    kept = [line for line, keep in zip(lines, expected.keep, strict=True) if keep]
+    assert (tmp_path / "out/kept/in.jsonl").read_text().splitlines() == kept
+    found = clusters(tmp_path / "out")
+    assert {entry["document"]: entry["cluster"] for entry in found} == {
+        int(i): int(group[0]) for group in expected.groups for i in group
+    }
+    assert [entry["document"] for entry in found] == sorted(entry["document"] for entry in found)
+    similarity = {
+        tuple(pair): value for pair, value in zip(expected.pairs.tolist(), expected.similarities.tolist(), strict=True)
+    }
+    for entry in found:
+        assert entry["kept"] == (entry["cluster"] == entry["document"])
+        assert (entry["file"], entry["row"]) == ("in.jsonl", entry["document"] + 1)
+        pair = entry["cluster"], entry["document"]
+        if pair in similarity:
+            assert entry["similarity"] == pytest.approx(similarity[pair], abs=1e-6)
+    facts = expected.statistics
+    for name in ("documents", "kept", "removed", "empty", "clusters"):
+        assert report[name] == facts[name]
+    assert report["duplicate_pairs"] == facts["pairs"]
+    assert report["estimated_false_negative_rate"] == pytest.approx(facts["false_negative_rate"], abs=1e-6)
+    assert report == json.loads((tmp_path / "out/report.json").read_text())
+
+
+@pytest.mark.parametrize("verify", ["sketch", None])
+def test_other_verification_gives_what_memory_gives(tmp_path, small_steps, verify):
+    texts = corpus(1)
+    chosen = Settings.choose(ngram=2, k=64, verify=verify)
+    run(write_jsonl(tmp_path / "in.jsonl", texts), tmp_path / "out", chosen)
+    expected = nh.deduplicate(texts, ngram=2, k=64, verify=verify)
+    assert {entry["document"]: entry["cluster"] for entry in clusters(tmp_path / "out")} == {
+        int(i): int(group[0]) for group in expected.groups for i in group
+    }
+
+
+def test_a_text_file_is_a_document(tmp_path):
+    texts = corpus(2, families=8)
+    source = tmp_path / "in"
+    (source / "b").mkdir(parents=True)
+    names = [f"b/{i:02}.txt" if i % 2 else f"a{i:02}.txt" for i in range(len(texts))]
+    for name, text in zip(names, texts, strict=True):
+        (source / name).write_text(text)
+    (source / "passed-over.bin").write_bytes(b"\xff")
+    report = run(source, tmp_path / "out")
+    order = sorted(range(len(names)), key=lambda i: ("b/" in names[i], names[i]))
+    expected = nh.deduplicate([texts[i] for i in order], ngram=2, k=64)
+    kept = {names[i] for i, keep in zip(order, expected.keep, strict=True) if keep}
+    assert {path.removeprefix("kept/") for path in tree(tmp_path / "out") if path.startswith("kept/")} == kept
+    assert report["files"] == len(texts)
+    assert all((tmp_path / "out/kept" / name).read_text() == texts[names.index(name)] for name in kept)
+    assert {entry["id"] for entry in clusters(tmp_path / "out")} <= set(names)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_lines_of_text(tmp_path, suffix):
+    texts = corpus(3, families=10)
+    content = "\r\n".join(texts).encode()  # the last line has no end
+    path = tmp_path / f"in.txt{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    run(path, tmp_path / "out", options=FileOptions(lines=True))
+    keep = nh.deduplicate(texts, ngram=2, k=64).keep
+    expected = b"".join(line for line, kept in zip(content.splitlines(True), keep, strict=True) if kept)
+    found = (tmp_path / f"out/kept/in.txt{suffix}").read_bytes()
+    assert (gzip.decompress(found) if suffix else found) == expected
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_rows_of_parquet(tmp_path, small_steps, kind):
+    texts = [text or None for text in corpus(4)]
+    names = [f"name {i}" for i in range(len(texts))]
+    numbers = list(range(len(texts)))
+    table = pa.table({"n": numbers, "content": pa.array(texts).cast(kind), "name": names})
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=30, compression="zstd")
+    run(tmp_path / "in.parquet", tmp_path / "out", options=FileOptions("content", "name"))
+    keep = nh.deduplicate([text or "" for text in texts], ngram=2, k=64).keep
+    assert pq.read_table(tmp_path / "out/kept/in.parquet").equals(table.filter(pa.array(keep)))
+    assert all(entry["id"] == names[entry["row"] - 1] for entry in clusters(tmp_path / "out"))
+
+
+def test_several_files_blank_lines_and_files_without_documents(tmp_path, small_steps):
+    texts = corpus(5)
+    write_jsonl(tmp_path / "in/a.jsonl", texts[:50], key=list(range(50)))
+    (tmp_path / "in/b.jsonl").write_text("\n\n")
+    (tmp_path / "in/c.jsonl").write_text("")
+    rows = [json.dumps({"text": text, "key": str(i)}) for i, text in enumerate(texts[50:])]
+    (tmp_path / "in/d.jsonl.gz").write_bytes(gzip.compress(("\n \n".join(rows) + "\n").encode()))
+    report = run(tmp_path / "in", tmp_path / "out", options=FileOptions(id_column="key"))
+    expected = nh.deduplicate(texts, ngram=2, k=64)
+    assert report["documents"] == len(texts)
+    assert report["kept"] == expected.keep.sum()
+    written = gzip.decompress((tmp_path / "out/kept/d.jsonl.gz").read_bytes()).decode().splitlines()
+    assert written == [row for row, keep in zip(rows, expected.keep[50:], strict=True) if keep]
+    for entry in clusters(tmp_path / "out"):
+        assert entry["id"] == (entry["document"] if entry["document"] < 50 else str(entry["document"] - 50))
+
+
+def test_empty_documents_are_dropped_if_asked(tmp_path):
+    path = write_jsonl(tmp_path / "in.jsonl", ["", "one two", "", None, "..."])
+    assert run(path, tmp_path / "kept")["kept"] == 5
+    report = run(path, tmp_path / "dropped", options=FileOptions(drop_empty=True))
+    assert (report["empty"], report["kept"], report["clusters"]) == (4, 1, 0)
+
+
+def test_memory_and_threads_do_not_matter(tmp_path, monkeypatch):
+    path = write_jsonl(tmp_path / "in.jsonl", corpus(6))
+    run(path, tmp_path / "much")
+    monkeypatch.setattr(stages, "_BYTES_TO_SORT", 1 << 16)
+    monkeypatch.setattr(stages.Signatures, "__init__", partial_init(stages.Signatures.__init__))
+    deduplicate_files([path], tmp_path / "little", SETTINGS, threads=3, memory=1 << 26)
+    assert tree(tmp_path / "much") == tree(tmp_path / "little")
+
+
+def partial_init(original):
+    return lambda self, segments, k, memory: original(self, segments, k, 0)
+
+
+def test_signatures_by_reads_are_those_in_memory(tmp_path):
+    random = np.random.default_rng(9)
+    rows = random.integers(0, 2**16, (4000, 64), np.uint16)
+    rows[:1500].tofile(tmp_path / "one")
+    rows[1500:].tofile(tmp_path / "two")
+    parts = [
+        Segment(tmp_path / "one", 0, 1500),
+        Segment(tmp_path / "none", 1500, 0),
+        Segment(tmp_path / "two", 1500, 2500),
+    ]
+    for memory in (0, 1500 * 128, 1 << 30):
+        signatures = Signatures(parts, 64, memory)
+        for count in (0, 1, 7, 3000):
+            wanted = np.sort(random.permutation(4000)[:count])
+            assert np.array_equal(signatures.rows(wanted), rows[wanted])
+
+
+# --- kills ---
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at_commit(monkeypatch, number):
+    """Stop at the commit of that number, when all before it is on disk and it is not."""
+    original, count = State.commit, [0]
+
+    def commit(self, **changes):
+        count[0] += 1
+        if count[0] == number:
+            raise Killed
+        original(self, **changes)
+
+    monkeypatch.setattr(State, "commit", commit)
+    return count
+
+
+def several_files(folder, seed=7):
+    texts = corpus(seed, families=25)
+    write_jsonl(folder / "a.jsonl", texts[:30])
+    (folder / "b.txt").write_text(texts[30])
+    (folder / "c.jsonl.gz").write_bytes(
+        gzip.compress("".join(json.dumps({"text": text}) + "\n" for text in texts[31:45]).encode())
+    )
+    pq.write_table(pa.table({"text": texts[45:]}), folder / "d.parquet", row_group_size=9)
+    return folder
+
+
+@pytest.mark.parametrize("verify", ["exact", "sketch"])
+def test_a_run_killed_at_any_commit_resumes_to_the_same_bytes(tmp_path, small_steps, monkeypatch, verify):
+    source, chosen = several_files(tmp_path / "in"), Settings.choose(ngram=2, k=64, verify=verify)
+    run(source, tmp_path / "whole", chosen)
+    with monkeypatch.context() as patch:
+        count = kill_at_commit(patch, -1)
+        run(source, tmp_path / "counted", chosen)
+    commits = count[0]
+    assert commits > 25
+    for number in range(1, commits + 1):
+        out = tmp_path / f"out-{number}"
+        with monkeypatch.context() as patch:
+            kill_at_commit(patch, number)
+            with pytest.raises(Killed):
+                run(source, out, chosen)
+        run(source, out, chosen, resume=True)
+        assert tree(out) == tree(tmp_path / "whole")
+        assert [path.name for path in sorted((out / "work").iterdir())] == ["lock", "manifest.json"]
+        shutil.rmtree(out)
+
+
+def test_a_run_killed_again_and_again(tmp_path, small_steps, monkeypatch):
+    source = several_files(tmp_path / "in")
+    run(source, tmp_path / "whole")
+    for _ in range(200):
+        with monkeypatch.context() as patch:
+            kill_at_commit(patch, 4)
+            try:
+                run(source, tmp_path / "out", resume=True)
+                break
+            except Killed:
+                pass
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_process_killed_while_it_reads(tmp_path):
+    path = write_jsonl(tmp_path / "in.jsonl", corpus(8))
+    run(path, tmp_path / "whole")
+    code = f"""
+import os, signal
+from functools import partial
+from pathlib import Path
+from nearhash.index.dedup import Settings, deduplicate_files, stages
+from nearhash.index.dedup.reading import read_chunks
+stages.read_chunks = partial(read_chunks, most_documents=17)
+seen = []
+def progress(*step):
+    seen.append(step)
+    if len(seen) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+deduplicate_files([{str(path)!r}], {str(tmp_path / "out")!r}, Settings.choose(ngram=2, k=64), progress=progress)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -signal.SIGKILL
+    manifest = json.loads((tmp_path / "out/work/manifest.json").read_text())
+    assert manifest["documents"] == 51
+    run(path, tmp_path / "out", resume=True)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    texts = corpus(8)
+    path = write_jsonl(tmp_path / "in.jsonl", texts)
+    run(path, tmp_path / "whole")
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        with pytest.raises(OSError, match="File too large"):
+            run(path, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    run(path, tmp_path / "out", resume=True)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_finished_run_says_the_same_again(tmp_path):
+    path = write_jsonl(tmp_path / "in.jsonl", corpus(9))
+    report = run(path, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    assert run(path, tmp_path / "out", resume=True) == report
+    assert tree(tmp_path / "out") == before
+
+
+def test_other_arguments_do_not_resume(tmp_path, monkeypatch):
+    path = write_jsonl(tmp_path / "in.jsonl", corpus(9))
+    with monkeypatch.context() as patch:
+        kill_at_commit(patch, 3)
+        with pytest.raises(Killed):
+            run(path, tmp_path / "out")
+    with pytest.raises(InvalidArgumentError, match=r"in it; --resume goes on with the run in it|has 'work' in it"):
+        run(path, tmp_path / "out")
+    with pytest.raises(InvalidArgumentError, match=r"had other arguments: threshold 0.8, not 0.7"):
+        run(path, tmp_path / "out", Settings.choose(0.7, ngram=2, k=64, bands=9, rows=7), resume=True)
+    with pytest.raises(InvalidArgumentError, match="lines False, not True"):
+        run(path, tmp_path / "out", options=FileOptions(lines=True), resume=True)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(InvalidArgumentError, match="inputs"):
+        run(path, tmp_path / "out", resume=True)
+
+
+def test_a_file_that_changes_meanwhile_is_refused(tmp_path, small_steps):
+    path = write_jsonl(tmp_path / "in.jsonl", corpus(9))
+
+    def touch(stage, done, total):
+        if stage == "compare":
+            path.write_text(path.read_text() + "\n")
+
+    with pytest.raises(InvalidArgumentError, match=r"in\.jsonl: it has changed since the run began"):
+        run(path, tmp_path / "out", progress=touch)
+
+
+def test_one_process_at_a_time(tmp_path):
+    path = write_jsonl(tmp_path / "in.jsonl", ["a b"])
+    (tmp_path / "out/work").mkdir(parents=True)
+    with durable.locked(tmp_path / "out/work"), pytest.raises(InvalidArgumentError, match="another process"):
+        run(path, tmp_path / "out", resume=True)
+
+
+# --- stores ---
+
+
+def test_batches_through_a_store_group_as_one_run(tmp_path, small_steps):
+    texts = corpus(10, families=60)
+    chosen = Settings.choose(ngram=2, k=64, verify="sketch")
+    parts = [write_jsonl(tmp_path / f"{i}.jsonl", texts[i::3]) for i in range(3)]
+    labels = {}
+    for i, part in enumerate(parts):
+        report = run(part, tmp_path / f"out{i}", chosen, store=tmp_path / "store")
+        assert report["in_store_before"] == sum(len(texts[j::3]) for j in range(i))
+        labels.update({e["document"]: e["cluster"] for e in clusters(tmp_path / f"out{i}")})
+    whole = nh.deduplicate([text for i in range(3) for text in texts[i::3]], ngram=2, k=64, verify="sketch")
+    store = Store(tmp_path / "store", chosen)
+    assert store.labels().tolist() == whole.labels.tolist()
+    assert store.documents == len(texts)
+    name = clusters(tmp_path / "out2")
+    assert any("in_store" in entry for entry in name)
+    for entry in name:
+        if "in_store" in entry:
+            assert not entry["kept"]
+            assert entry["in_store"] == store.name(entry["cluster"])
+            part, row = entry["in_store"].split(":")
+            before = sum(len(texts[j::3]) for j in range(int(part[0])))
+            assert before + int(row) - 1 == entry["cluster"]
+
+
+def test_the_same_batch_twice_is_removed_whole_and_the_store_is_never(tmp_path):
+    texts = [text for text in corpus(11) if text not in ("", "...")]
+    path = write_jsonl(tmp_path / "in.jsonl", texts)
+    first = run(path, tmp_path / "one", store=tmp_path / "store")
+    second = run(path, tmp_path / "two", store=tmp_path / "store")
+    assert first["kept"] > 0
+    assert (second["kept"], second["duplicates_of_the_store"]) == (0, len(texts))
+    assert not list((tmp_path / "two").rglob("in.jsonl"))
+
+
+def test_check_only_adds_nothing(tmp_path):
+    path = write_jsonl(tmp_path / "in.jsonl", corpus(11))
+    run(path, tmp_path / "one", store=tmp_path / "store")
+    before = tree(tmp_path / "store")
+    checked = run(path, tmp_path / "two", store=tmp_path / "store", check_only=True)
+    assert checked["kept"] == checked["empty"]
+    assert tree(tmp_path / "store") == before
+
+
+def test_a_run_with_a_store_killed_at_any_commit(tmp_path, small_steps, monkeypatch):
+    texts = corpus(12, families=20)
+    one, two = write_jsonl(tmp_path / "1.jsonl", texts[::2]), write_jsonl(tmp_path / "2.jsonl", texts[1::2])
+    run(one, tmp_path / "first", store=tmp_path / "base")
+    shutil.copytree(tmp_path / "base", tmp_path / "whole-store")
+    run(two, tmp_path / "whole", store=tmp_path / "whole-store")
+    labels = Store(tmp_path / "whole-store", SETTINGS).labels()
+    with monkeypatch.context() as patch:
+        count = kill_at_commit(patch, -1)
+        run(two, tmp_path / "counted", store=tmp_path / "base", check_only=True)
+    for number in [2, 5, *range(count[0] - 6, count[0] + 1)]:
+        out, store = tmp_path / f"out-{number}", tmp_path / f"store-{number}"
+        shutil.copytree(tmp_path / "base", store)
+        with monkeypatch.context() as patch:
+            kill_at_commit(patch, number)
+            with pytest.raises(Killed):
+                run(two, out, store=store)
+        run(two, out, store=store, resume=True)
+        assert tree(out) == tree(tmp_path / "whole")
+        found = Store(store, SETTINGS)
+        assert np.array_equal(found.labels(), labels)
+        assert found.documents == len(texts)
+
+
+def test_a_store_of_other_settings_or_a_damaged_one_is_refused(tmp_path):
+    path = write_jsonl(tmp_path / "in.jsonl", corpus(11))
+    store = tmp_path / "store"
+    run(path, tmp_path / "one", store=store)
+    with pytest.raises(InvalidArgumentError, match="store: .* made otherwise: seed 1 there, 2 here"):
+        run(path, tmp_path / "two", Settings.choose(ngram=2, k=64, seed=2), store=store)
+    shutil.rmtree(tmp_path / "two")
+    with (store / "segment-000000/keys.bin").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(CorruptIndexError, match=r"keys\.bin: expected"):
+        run(path, tmp_path / "two", store=store)
+    (store / "store.json").write_text("[]")
+    with pytest.raises(CorruptIndexError, match="expected a JSON object, got list"):
+        run(path, tmp_path / "three", store=store)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/precious").write_text("")
+    with pytest.raises(InvalidArgumentError, match="neither a store nor an empty folder"):
+        run(path, tmp_path / "four", store=tmp_path / "other")
+
+
+# --- input that cannot be read ---
+
+BAD = {
+    "no column": (
+        "a.jsonl",
+        b'{"text": "a"}\n\n{"other": 1}\n',
+        r"a\.jsonl, line 3: no column 'text' \(there are: other",
+    ),
+    "no text": ("a.jsonl", b'{"text": 5}', r"line 1: expected text in 'text', got int"),
+    "no object": ("a.jsonl", b'{"text": "a"}\n[1]', r"line 2: expected a JSON object, got list"),
+    "no JSON": ("a.jsonl", b'{"text": "a"}\n{"text"', r"line 2: not a JSON value"),
+    "deep JSON": ("a.jsonl", b'{"text": ' + b"[" * 100_000, r"line 1: not a JSON value"),
+    "half a pair": ("a.jsonl", b'{"text": "\\ud800"}', r"line 1: half a surrogate pair"),
+    "UTF-8 in JSONL": ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}', r"line 2: invalid UTF-8"),
+    "UTF-8 in text": (
+        "a.txt",
+        b"one\ntwo\n\xc3(",
+        r"a\.txt, line 3: invalid UTF-8 \(invalid continuation byte, byte 8",
+    ),
+    "gzip": ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9)[:-9], r"a\.jsonl\.gz: damaged gzip"),
+    "no gzip": ("a.txt.gz", b"plain", r"a\.txt\.gz: damaged gzip file"),
+    "no Parquet": ("a.parquet", b"PAR1 no", r"a\.parquet: not a Parquet file"),
+    "suffix": ("a.csv", b"1", r"a\.csv: expected a file called \.txt, \.jsonl, \.parquet"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_input_that_cannot_be_read(tmp_path, case):
+    name, content, message = BAD[case]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidArgumentError, match=message):
+        run(tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "out/report.json").exists()
+
+
+def test_input_that_is_not_there_or_not_right(tmp_path):
+    path = write_jsonl(tmp_path / "in/a.jsonl", ["a"])
+    pq.write_table(pa.table({"text": [1, 2], "other": ["a", "b"]}), tmp_path / "a.parquet")
+    for inputs, options, error, message in [
+        ([tmp_path / "no.txt"], None, FileNotFoundError, r"no\.txt"),
+        ([], None, InvalidArgumentError, "at least one file or folder"),
+        ([path, tmp_path / "in"], None, InvalidArgumentError, "comes twice"),
+        ([tmp_path / "a.parquet"], None, InvalidArgumentError, "expected text in column 'text', got int64"),
+        (
+            [tmp_path / "a.parquet"],
+            FileOptions("none"),
+            InvalidArgumentError,
+            r"no column 'none' \(there are: text, other",
+        ),
+        ([tmp_path / "a.parquet"], FileOptions("other", "key"), InvalidArgumentError, "no column 'key'"),
+        ([path], FileOptions(id_column="key"), InvalidArgumentError, "line 1: no column 'key'"),
+        ([path], FileOptions(format="text", id_column="key"), InvalidArgumentError, "only JSONL and Parquet"),
+        ([path], FileOptions(format="csv"), InvalidArgumentError, "format: expected one of"),
+    ]:
+        with pytest.raises(error, match=message):
+            run(inputs, tmp_path / "out", options=options)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidArgumentError, match="no file of documents"):
+        run(tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(InvalidArgumentError, match="is inside of the input"):
+        run(tmp_path / "in", tmp_path / "in/out")
+    with pytest.raises(InvalidArgumentError, match="memory: expected"):
+        run(path, tmp_path / "out", memory=1000)
+    with pytest.raises(InvalidArgumentError, match="check_only"):
+        run(path, tmp_path / "out", check_only=True)
+    with pytest.raises(InvalidArgumentError, match="have to be apart"):
+        run(path, tmp_path / "out", store=tmp_path / "out/store")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/precious").write_text("x")
+    with pytest.raises(InvalidArgumentError, match="expected a new or empty folder, .* has 'precious' in it"):
+        run(path, tmp_path / "full", resume=True)
+    assert (tmp_path / "full/precious").read_text() == "x"
+
+
+def test_bytes_that_are_no_utf8_can_be_replaced(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_bytes(b"one \xff two three")
+    (tmp_path / "in/b.txt").write_bytes("one � two three".encode())
+    report = run(tmp_path / "in", tmp_path / "out", options=FileOptions(errors="replace"))
+    assert (report["documents"], report["kept"]) == (2, 1)
+    assert (tmp_path / "out/kept/a.txt").read_bytes() == b"one \xff two three"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    files=st.lists(
+        st.lists(st.sampled_from(["", "a", "bb\u00e9", "c d e f", " "]), max_size=6), min_size=1, max_size=4
+    ),
+    most=st.integers(1, 5),
+    most_bytes=st.integers(1, 12),
+    stop=st.integers(0, 20),
+)
+def test_reading_goes_on_at_any_place(tmp_path, files, most, most_bytes, stop):
+    folder = tmp_path / "files"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for number, texts in enumerate(files):
+        name, form = [("jsonl", write_jsonl), ("jsonl.gz", None), ("parquet", None)][number % 3]
+        path = folder / f"{number}.{name}"
+        if form:
+            write_jsonl(path, texts)
+        elif name == "parquet":
+            pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), path, row_group_size=2)
+        else:
+            path.write_bytes(gzip.compress("".join(json.dumps({"text": t}) + "\n" for t in texts).encode()))
+    sources = find_sources([folder])
+    start, found, counts = Cursor(0, 0, 0), [], []
+    for number, chunk in enumerate(read_chunks(sources, Columns(), start, most, most_bytes)):
+        if number == stop:
+            break
+        found += documents(chunk)
+        counts += chunk.counts
+        start = chunk.cursor
+    for chunk in read_chunks(sources, Columns(), start, most, most_bytes):
+        found += documents(chunk)
+        counts += chunk.counts
+        start = chunk.cursor
+    assert found == [text for texts in files for text in texts]
+    assert counts == [len(texts) for texts in files]
+    assert start == (len(files), 0, 0)
+
+
+def documents(chunk):
+    return [bytes(chunk.text[a:b]).decode() for a, b in zip(chunk.offsets[:-1], chunk.offsets[1:], strict=True)]
