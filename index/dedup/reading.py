@@ -113,7 +113,7 @@ def read_source(source: Source, columns: Columns, start: Cursor) -> Iterator[tup
 
 
 def read_lines(source: Source, offset: int = 0) -> Iterator[tuple[bytes, int, int]]:
-    """Lines that hold documents, with their ends, and where each begins and ends in the file. Blank lines of JSONL hold none."""
+    """Lines that hold documents, line ends included, and where each begins and ends. Blank lines of JSONL hold none."""
     with open_bytes(source) as file:
         file.seek(offset)
         for line in file:

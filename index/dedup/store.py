@@ -49,9 +49,8 @@ class Store:
                 for name, value in self._settings.items()
                 if isinstance(found, dict) and found.get(name) != value
             ]
-            raise InvalidArgumentError(
-                f"store: {self.folder} was made otherwise: {'; '.join(differing) or found!r:.200}"
-            )
+            told = "; ".join(differing) or f"{found!r:.200}"
+            raise InvalidArgumentError(f"store: {self.folder} was made otherwise: {told}")
         try:
             self.segments = [
                 {

@@ -260,7 +260,7 @@ def test_a_run_killed_at_any_commit_resumes_to_the_same_bytes(tmp_path, small_st
         count = kill_at_commit(patch, -1)
         run(source, tmp_path / "counted", chosen)
     commits = count[0]
-    assert commits > 25
+    assert commits > 20
     for number in range(1, commits + 1):
         out = tmp_path / f"out-{number}"
         with monkeypatch.context() as patch:
@@ -445,7 +445,7 @@ def test_a_store_of_other_settings_or_a_damaged_one_is_refused(tmp_path):
     path = write_jsonl(tmp_path / "in.jsonl", corpus(11))
     store = tmp_path / "store"
     run(path, tmp_path / "one", store=store)
-    with pytest.raises(InvalidArgumentError, match="store: .* made otherwise: seed 1 there, 2 here"):
+    with pytest.raises(InvalidArgumentError, match=r"store: .* made otherwise: seed 1 there, 2 here"):
         run(path, tmp_path / "two", Settings.choose(ngram=2, k=64, seed=2), store=store)
     shutil.rmtree(tmp_path / "two")
     with (store / "segment-000000/keys.bin").open("ab") as file:
@@ -531,7 +531,7 @@ def test_input_that_is_not_there_or_not_right(tmp_path):
         run(path, tmp_path / "out", store=tmp_path / "out/store")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/precious").write_text("x")
-    with pytest.raises(InvalidArgumentError, match="expected a new or empty folder, .* has 'precious' in it"):
+    with pytest.raises(InvalidArgumentError, match=r"expected a new or empty folder, .* has 'precious' in it"):
         run(path, tmp_path / "full", resume=True)
     assert (tmp_path / "full/precious").read_text() == "x"
 
