@@ -1,7 +1,7 @@
 """Torch twin of `hashes.py` and `philox.py`, bit for bit, on any device.
 
 An int64 tensor stands for uint64: the same 64 bits. Addition, xor and product wrap around in both, so only four things
-need care: a shift to the right must not copy the sign (`shift_right`), an order must be that of uint64 (`flip_sign`), the
+need care: a shift to the right must not copy the sign (`shift_right`), an order must be of uint64 (`flip_sign`), the
 upper half of a product has to be put together (`multiply_high`), and a constant of 2^63 or more is written less 2^64
 (`signed`). Imported only when a tensor is given.
 """
@@ -33,7 +33,7 @@ def flip_sign(x):
 
 
 def multiply_high(x, y):
-    """The upper 64 bits of the product of uint64 tensors, from four products of 32 bits (Warren, Hacker's Delight 8-2)."""
+    """The upper 64 bits of the product of uint64 tensors, from four products of 32 bits (Hacker's Delight, 8-2)."""
     x_low, x_high, y_low, y_high = x & LOW32, shift_right(x, 32), y & LOW32, shift_right(y, 32)
     middle = x_high * y_low + shift_right(x_low * y_low, 32)
     other = x_low * y_high + (middle & LOW32)
