@@ -16,7 +16,7 @@ def weighted_jaccard(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def probability_jaccard(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """J_P of two vectors of weights (Moulton & Jiang, ICDM 2018; Ertl, TKDE 2020, eq. 2)."""
+    """J_P of two vectors of weights (Moulton & Jiang, ICDM 2018; Ertl, TKDE 2020)."""
     common = np.flatnonzero((a > 0) & (b > 0))
     return float(sum(1 / np.maximum(a / a[i], b / b[i]).sum() for i in common))
 

@@ -64,7 +64,7 @@ def merge_repeated(tokens, weights, first, last, own_tokens, own_weights):
 
 @jit
 def sketch_icws(indptr, tokens, weights, key, out, row_first, row_last):
-    """Rows of out (n, k) uint32 by ICWS (Ioffe, ICDM 2010, algorithm 1), in logarithms; empty sets get 2^32 - 1.
+    """Rows of out (n, k) uint32 by ICWS (Ioffe, ICDM 2010), in logarithms; empty sets get 2^32 - 1.
 
     indptr (n + 1,) int64, tokens (m,) uint64, weights (m,) float64, finite and not negative. Returns the first row
     whose weights overflow when those of a repeated token are added, or -1.
@@ -115,7 +115,7 @@ def lower(tree, k, slot, value):
 
 @jit
 def sketch_probminhash(indptr, tokens, weights, key, out, row_first, row_last):
-    """Rows of out (n, k) uint32 by ProbMinHash1a (Ertl, TKDE 2020, algorithm 3); as `sketch_icws` otherwise.
+    """Rows of out (n, k) uint32 by ProbMinHash1a (Ertl, TKDE 2020); as `sketch_icws` otherwise.
 
     Each token is a Poisson process of its weight's rate whose points fall into random slots; a slot keeps the token
     of its first point. The processes advance together, and one ends when its next point comes after the first points
