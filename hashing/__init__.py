@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nearhash.hashing.learned import LearnedHash
     from nearhash.hashing.minhash import MinHash
     from nearhash.hashing.mips import InnerProductTransform
+    from nearhash.hashing.records import RecordFeatures
     from nearhash.hashing.sampler import LSHSampler
     from nearhash.hashing.simhash import SimHash
     from nearhash.hashing.sketches import Sketches
@@ -28,6 +29,7 @@ _HOME = {
     "LSHSampler": "sampler",
     "LearnedHash": "learned",
     "MinHash": "minhash",
+    "RecordFeatures": "records",
     "Shingler": "texts",
     "SimHash": "simhash",
     "Sketches": "sketches",
@@ -44,6 +46,7 @@ __all__ = [
     "LSHSampler",
     "LearnedHash",
     "MinHash",
+    "RecordFeatures",
     "Shingler",
     "SimHash",
     "Sketches",
