@@ -223,8 +223,8 @@ one half of the people, all methods are measured on the other half, and figures 
 halvings. Two records are candidates if a band of their codes is equal. Pair completeness is the share of true pairs
 among the candidates, reduction the share of all pairs that are none. All methods see bigrams of the same fields:
 MinHash as a set, the others as vectors of 128 elements a field. Learned codes have {bits} bits in bands of {band_bits}
-and vary in the cost of a candidate. What varies in the size of a band: MinHash (128 and 512 values of 32 bits), SimHash ({bits} and
-{8 * bits} bits), and codes of {bits} bits whose bands have random weights, nothing being learned.
+and vary in the cost of a candidate. What varies in the size of a band: MinHash (128 and 512 values of 32 bits), SimHash
+({bits} and {8 * bits} bits), and codes of {bits} bits whose bands have random weights, nothing being learned.
 {machine_line(document)}
 
 ![candidates for each record against pair completeness]({image_folder}/blocking.png)
