@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ def _similarities(texts: dict[int, str], pairs: NDArray[np.int64]) -> NDArray[np
     for first in range(0, len(pairs), 5000):
         block = pairs[first : first + 5000]
         indptr, tokens = shingler.shingles([texts[number] for number in block.reshape(-1).tolist()])
-        sets = [set(tokens[a:b].tolist()) for a, b in zip(indptr[:-1], indptr[1:], strict=True)]
+        sets = [set(tokens[a:b].tolist()) for a, b in pairwise(indptr)]
         for row in range(len(block)):
             left, right = sets[2 * row], sets[2 * row + 1]
             out[first + row] = len(left & right) / len(left | right)
