@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import CorruptIndexError, DtypeError, InvalidArgumentError
 from nearhash.index.arguments import as_matrix, check_count, check_dim
-from nearhash.index.arrays import Growable, aligned_empty
+from nearhash.index.arrays import Growable
 from nearhash.index.base import Progress, Slots, VectorIndex
 from nearhash.index.hamming_scan import nearest_codes, within_radius
 from nearhash.index.hamming_tables import Tables, estimated_cost, scan_cost, substrings_for
@@ -107,8 +107,7 @@ class HammingIndex(VectorIndex):
             if matrix.size and (matrix.dtype.kind == "f" or matrix.min() < 0 or matrix.max() > 255):
                 raise DtypeError(f"{name}: expected packed bits, uint8, got dtype {matrix.dtype}")
             matrix = matrix.astype(np.uint8)
-        words: NDArray[np.uint64] = aligned_empty((len(matrix), self._codes.view.shape[1]), np.uint64)
-        words[:, -1:] = 0
+        words: NDArray[np.uint64] = np.zeros((len(matrix), self._codes.view.shape[1]), np.uint64)
         words.view(np.uint8)[:, : self._columns] = matrix
         return words
 

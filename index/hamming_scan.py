@@ -1,5 +1,7 @@
 """Exact search of binary codes: how the work is cut, which queries scan and which go through tables."""
 
+import threading
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +25,8 @@ SPARSE = 1 / 16
 _BATCH = 256  # queries that share a pass over the rows
 _CELLS = 1 << 22  # counters of a range search that are in memory at once, for each thread
 
+_memory = threading.local()
+
 Codes = NDArray[np.uint64]
 Pools = tuple[Codes, NDArray[np.int64]]
 
@@ -39,6 +43,9 @@ def nearest_codes(
     if not len(queries) or not len(rows):
         return slots, distances
     most = min(k, len(rows))
+    if tables is None and wanted.everything:  # the rest is as long as the scan of some thousand rows
+        unpack_codes(*scan_pools(queries, rows, 0, most, wanted, threads), slots, distances)
+        return slots, distances
     sparse = wanted.counts < len(rows) * SPARSE
     few, rest = np.flatnonzero(sparse), np.flatnonzero(~sparse)
     if len(few):
@@ -58,6 +65,14 @@ def nearest_codes(
         pools = scan_pools(_rows(queries, rest), rows, 0, most, wanted.of(rest), threads)
         _unpack(pools, rest, slots, distances)
     return slots, distances
+
+
+def _scratch(words: int) -> Codes:
+    """Memory of this thread for a block of codes: to find some costs more than to scan a thousand rows."""
+    block: Codes | None = getattr(_memory, "block", None)
+    if block is None or len(block) != block_words(words):
+        block = _memory.block = aligned_empty((block_words(words),), np.uint64)
+    return block
 
 
 def _empty_pools(queries: int, k: int) -> Pools:
@@ -99,18 +114,16 @@ def scan_pools(
     each thread. The result is the same.
     """
     keys, sizes = _empty_pools(len(queries), k) if pools is None else pools
-    nothing_yet = 64 * rows.shape[1] + 1
-    bounds = np.full(len(queries), nothing_yet, np.int64)
-    full = np.flatnonzero(sizes >= k)
-    if len(full):
-        bounds[full] = [int(keys[query, : sizes[query]].max()) >> 32 for query in full]
+    bounds = np.full(len(queries), 64 * rows.shape[1] + 1, np.int64)
+    if pools is not None:
+        for query in np.flatnonzero(sizes >= k):
+            bounds[query] = int(keys[query, : sizes[query]].max()) >> 32
 
     def scan(part: slice, first: int, last: int, keys: Codes, sizes: NDArray[np.int64]) -> None:
-        own = wanted.of(part)
-        block = aligned_empty((block_words(rows.shape[1]),), np.uint64)
-        near = bounds[part].copy()
+        windows = wanted.windows[part] if len(wanted.windows) else wanted.windows
         scan_codes(
-            queries[part], rows, first, last, k, own.mask, own.labels, own.windows, block, keys, sizes, near
+            queries[part], rows, first, last, k, wanted.mask, wanted.labels, windows,
+            _scratch(rows.shape[1]), keys, sizes, bounds[part].copy(),
         )  # fmt: skip
 
     if threads == 1 or len(queries) >= 4 * threads:
@@ -160,7 +173,7 @@ def within_radius(
     def task(first: int, last: int) -> None:
         asked, own = queries[first:last], wanted.of(slice(first, last))
         filters = own.mask, own.labels, own.windows
-        block = aligned_empty((block_words(rows.shape[1]),), np.uint64)
+        block = _scratch(rows.shape[1])
         counts = np.zeros((last - first, bound), np.int64)
         count_within(asked, rows, bound, *filters, block, counts)
         indptr[first + 1 : last + 1] = counts.sum(axis=1)

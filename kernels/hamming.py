@@ -11,7 +11,7 @@ from nearhash.kernels.jit import jit, jit_inline
 from nearhash.kernels.scan import passes
 from nearhash.kernels.select import keep_least
 from nearhash.kernels.simd import greatest_key, offset, pointer, prefetch
-from nearhash.kernels.simd_hamming import ROWS, hamming, hamming_block, lowest_bit, transpose_rows
+from nearhash.kernels.simd_hamming import ROWS, hamming, hamming_block, hamming_rows, lowest_bit, transpose_rows
 
 BLOCK_BYTES = 1 << 15  # of transposed codes: they stay in the first-level cache
 
@@ -70,17 +70,23 @@ def scan_codes(queries, rows, first, last, k, mask, labels, windows, block, keys
     out = np.empty(ROWS, np.uint64)
     distances = pointer(out, 0)
     step = block.shape[0] // words
+    alone = queries.shape[0] == 1
     for start in range(first, last, step):
         stop = min(start + step, last)
-        groups = _load_block(rows, words, start, stop, block)
+        groups = (stop - start + ROWS - 1) // ROWS
+        if not alone or stop - start < step:
+            _load_block(rows, words, start, stop, block)
         for query in range(queries.shape[0]):
             code, bound, size = pointer(queries, query * words), bounds[query], sizes[query]
             pool = pointer(keys, query * capacity)
             for group in range(groups):
-                near = hamming_block(code, pointer(block, group * ROWS * words), words, bound, distances)
+                from_row = start + group * ROWS
+                if alone and stop - start == step:
+                    near = hamming_rows(code, pointer(rows, from_row * words), words, bound, distances)
+                else:
+                    near = hamming_block(code, pointer(block, group * ROWS * words), words, bound, distances)
                 if near == 0:
                     continue
-                from_row = start + group * ROWS
                 near &= _valid(from_row, stop)
                 while near != 0:
                     bit = lowest_bit(near)

@@ -15,10 +15,29 @@ from nearhash.kernels.simd import I32, I64, _call, _load, _loop, _splat, _vector
 
 ROWS = 64  # of a transposed group
 _GROUPS = 8  # vectors of eight uint64 that hold one word of all its rows
-_CHUNK = 4  # words of a row that are loaded at once
+_WIDTHS = (4, 2, 1)  # words of a row that are loaded at once: as many as are left of the widest, then of the next
 
 _word = types.CPointer(types.uint64)
 _EIGHT = _vector(I64, 8)
+
+
+def _load_rows(builder: Any, rows: Any, words: Any, first: Any, index: Any, width: int) -> list[Any]:
+    """Words `index` to `index + width` of eight rows from `first` on."""
+    return [
+        _load(
+            builder,
+            rows,
+            builder.add(builder.mul(builder.add(first, ir.Constant(I64, i)), words), index),
+            _vector(I64, width),
+        )
+        for i in range(8)
+    ]
+
+
+def _pieces(builder: Any, words: Any) -> list[tuple[Any, Any, int]]:
+    """(start, stop, width) that cover `words` words, each piece a multiple of its width long."""
+    stops = [builder.and_(words, ir.Constant(I64, -width)) for width in _WIDTHS]
+    return list(zip([ir.Constant(I64, 0), *stops[:-1]], stops, _WIDTHS, strict=True))
 
 
 def _interleave(builder: Any, rows: list[Any]) -> Any:
@@ -38,20 +57,10 @@ def transpose_rows(typing_context, rows, words, block):
 
     def codegen(context, builder, signature, arguments):
         rows, words, block = arguments
-        whole = builder.and_(words, ir.Constant(I64, -_CHUNK))
 
         def eight_rows(first, width):
             def body(index, _):
-                parts = [
-                    _load(
-                        builder,
-                        rows,
-                        builder.add(builder.mul(builder.add(first, ir.Constant(I64, i)), words), index),
-                        _vector(I64, width),
-                    )
-                    for i in range(8)
-                ]
-                columns = _interleave(builder, parts)
+                columns = _interleave(builder, _load_rows(builder, rows, words, first, index, width))
                 for word in range(width):
                     lanes = ir.Constant(_vector(I32, 8), list(range(8 * word, 8 * word + 8)))
                     column = builder.shuffle_vector(columns, columns, lanes)
@@ -63,8 +72,8 @@ def transpose_rows(typing_context, rows, words, block):
             return body
 
         def group(first, _):
-            _loop(builder, ir.Constant(I64, 0), whole, _CHUNK, [], eight_rows(first, _CHUNK))
-            _loop(builder, whole, words, 1, [], eight_rows(first, 1))
+            for start, stop, width in _pieces(builder, words):
+                _loop(builder, start, stop, width, [], eight_rows(first, width))
             return []
 
         _loop(builder, ir.Constant(I64, 0), ir.Constant(I64, ROWS), 8, [], group)
@@ -78,6 +87,32 @@ def _broadcast(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(first, first, _splat(_vector(I32, 8), 0))
 
 
+def _report(builder: Any, totals: list[Any], bound: Any, out: Any) -> Any:
+    """The mask of the distances in `totals` that are below the bound; where it is not zero all go to `out`."""
+    bounds, below = _broadcast(builder, bound), _splat(_EIGHT, 0)
+    for total in totals:
+        below = builder.or_(below, builder.sub(total, bounds))  # negative where the distance is below the bound
+    some = builder.bitcast(builder.icmp_signed("<", below, _splat(_EIGHT, 0)), ir.IntType(8))
+    result = cgutils.alloca_once_value(builder, ir.Constant(I64, 0))
+    with builder.if_then(builder.icmp_unsigned("!=", some, ir.Constant(ir.IntType(8), 0)), likely=False):
+        mask = ir.Constant(I64, 0)
+        for part, total in enumerate(totals):
+            target = builder.gep(out, [ir.Constant(I64, 8 * part)])
+            builder.store(total, builder.bitcast(target, _EIGHT.as_pointer())).align = 8
+            bits = builder.bitcast(builder.icmp_signed("<", total, bounds), ir.IntType(8))
+            mask = builder.or_(mask, builder.shl(builder.zext(bits, I64), ir.Constant(I64, 8 * part)))
+        builder.store(mask, result)
+    return builder.load(result)
+
+
+def _count_bits(builder: Any, value: Any) -> Any:
+    return _call(builder, "llvm.ctpop.v8i64", _EIGHT, [value])
+
+
+def _block_signature() -> Any:
+    return types.uint64(_word, _word, types.int64, types.int64, _word)
+
+
 @intrinsic
 def hamming_block(typing_context, query, block, words, bound, out):
     """Bits of a uint64: which rows of block (words, ROWS) differ from the query in fewer than `bound` bits.
@@ -85,7 +120,6 @@ def hamming_block(typing_context, query, block, words, bound, out):
     Where there are any, the distances of all ROWS rows are written to `out`, uint64. One vector test decides that, so
     that a block with nothing near costs no more than its bits.
     """
-    signature = types.uint64(_word, _word, types.int64, types.int64, _word)
 
     def codegen(context, builder, signature, arguments):
         query, block, words, bound, out = arguments
@@ -96,27 +130,70 @@ def hamming_block(typing_context, query, block, words, bound, out):
             following = []
             for part, total in enumerate(totals):
                 codes = _load(builder, block, builder.add(row, ir.Constant(I64, 8 * part)), _EIGHT)
-                bits = _call(builder, "llvm.ctpop.v8i64", _EIGHT, [builder.xor(codes, value)])
-                following.append(builder.add(total, bits))
+                following.append(builder.add(total, _count_bits(builder, builder.xor(codes, value))))
             return following
 
         totals = _loop(builder, ir.Constant(I64, 0), words, 1, [_splat(_EIGHT, 0)] * _GROUPS, body)
-        bounds, below = _broadcast(builder, bound), _splat(_EIGHT, 0)
-        for total in totals:
-            below = builder.or_(below, builder.sub(total, bounds))  # negative where the distance is below the bound
-        some = builder.bitcast(builder.icmp_signed("<", below, _splat(_EIGHT, 0)), ir.IntType(8))
-        result = cgutils.alloca_once_value(builder, ir.Constant(I64, 0))
-        with builder.if_then(builder.icmp_unsigned("!=", some, ir.Constant(ir.IntType(8), 0)), likely=False):
-            mask = ir.Constant(I64, 0)
-            for part, total in enumerate(totals):
-                target = builder.gep(out, [ir.Constant(I64, 8 * part)])
-                builder.store(total, builder.bitcast(target, _EIGHT.as_pointer())).align = 8
-                bits = builder.bitcast(builder.icmp_signed("<", total, bounds), ir.IntType(8))
-                mask = builder.or_(mask, builder.shl(builder.zext(bits, I64), ir.Constant(I64, 8 * part)))
-            builder.store(mask, result)
-        return builder.load(result)
+        return _report(builder, totals, bound, out)
 
-    return signature, codegen
+    return _block_signature(), codegen
+
+
+def _joined(builder: Any, parts: list[Any]) -> Any:
+    """Vectors one after the other, as one."""
+    while len(parts) > 1:
+        count = parts[0].type.count
+        lanes = ir.Constant(_vector(I32, 2 * count), list(range(2 * count)))
+        parts = [builder.shuffle_vector(*pair, lanes) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def _folded(builder: Any, sums: list[Any]) -> Any:
+    """Sums of the bits of eight rows, in order, from c vectors of eight with c partial sums of each row, c = 4, 2 or 1.
+
+    Vector i holds rows i, i + c, ..., each one's partial sums side by side.
+    """
+
+    def add(left, right, low, high):
+        parts = (builder.shuffle_vector(left, right, ir.Constant(_vector(I32, 8), lanes)) for lanes in (low, high))
+        return builder.add(*parts)
+
+    if len(sums) > 1:  # neighbouring lanes of rows i and i + 1: then these two alternate
+        even, odd = [0, 8, 2, 10, 4, 12, 6, 14], [1, 9, 3, 11, 5, 13, 7, 15]
+        sums = [add(left, right, even, odd) for left, right in zip(sums[::2], sums[1::2], strict=True)]
+    if len(sums) > 1:  # pairs of lanes: rows 0 1 0 1 4 5 4 5 and 2 3 2 3 6 7 6 7
+        sums = [add(*sums, [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15])]
+    return sums[0]
+
+
+@intrinsic
+def hamming_rows(typing_context, query, rows, words, bound, out):
+    """As `hamming_block` for ROWS rows of `words` uint64 as they are stored: cheaper than to transpose them once."""
+
+    def codegen(context, builder, signature, arguments):
+        query, rows, words, bound, out = arguments
+        totals = []
+        for group in range(_GROUPS):
+            total, first = _splat(_EIGHT, 0), ir.Constant(I64, 8 * group)
+            for start, stop, width in _pieces(builder, words):
+                vectors = width  # that hold the eight rows
+
+                def body(index, sums, first=first, width=width, vectors=vectors):
+                    parts = _load_rows(builder, rows, words, first, index, width)
+                    value = _load(builder, query, index, _vector(I64, width))
+                    value = _joined(builder, [value] * (8 // width))
+                    joined = [_joined(builder, parts[i::vectors]) for i in range(vectors)]
+                    return [
+                        builder.add(total, _count_bits(builder, builder.xor(codes, value)))
+                        for total, codes in zip(sums, joined, strict=True)
+                    ]
+
+                sums = _loop(builder, start, stop, width, [_splat(_EIGHT, 0)] * vectors, body)
+                total = builder.add(total, _folded(builder, sums))
+            totals.append(total)
+        return _report(builder, totals, bound, out)
+
+    return _block_signature(), codegen
 
 
 @intrinsic

@@ -63,6 +63,11 @@ def call_block(query, block, words, bound, out):
 
 
 @njit
+def call_rows(query, rows, bound, out):
+    return simd_hamming.hamming_rows(pointer(query, 0), pointer(rows, 0), rows.shape[1], bound, pointer(out, 0))
+
+
+@njit
 def call_distance(x, y):
     return simd_hamming.hamming(pointer(x, 0), pointer(y, 0), x.shape[0])
 
@@ -76,11 +81,15 @@ def test_blocks(words):
     assert (block[-1] == 7).all()
     away = reference_hamming.distances(asked, rows)[0]
     for bound in (0, int(away.min()), int(away.min()) + 1, int(np.median(away)), 64 * words + 1):
-        out[:] = 7
-        near = int(call_block(asked[0], block, words, bound, out))
-        assert [near >> i & 1 for i in range(64)] == (away < bound).tolist()
-        assert np.array_equal(out[:64], away if near else np.full(64, 7))
-        assert out[64] == 7
+        for step in (
+            lambda bound: call_block(asked[0], block, words, bound, out),
+            lambda bound: call_rows(asked[0], rows, bound, out),
+        ):
+            out[:] = 7
+            near = int(step(bound))
+            assert [near >> i & 1 for i in range(64)] == (away < bound).tolist()
+            assert np.array_equal(out[:64], away if near else np.full(64, 7))
+            assert out[64] == 7
     assert [call_distance(asked[0], row) for row in rows] == away.tolist()
 
 
@@ -105,6 +114,12 @@ def test_scan(words, count, kind):
         assert (bounds < 64 * words + 1).all(), "a bound learned in one block must help in the next"
     assert (bounds >= np.sort(away, axis=1)[:, :k].max(axis=1)).all()
     slots, distances = unpacked(keys, sizes, k)
+    for query in range(9):  # a single query takes another way, once a block is full
+        one, one_size, one_bound = pools(1, words, k)
+        own = parts[0], parts[1], parts[2][query : query + 1]
+        alone = asked[query : query + 1].copy()
+        hamming.scan_codes(alone, rows, 0, count, k, *own, block_for(words)[: 128 * words], one, one_size, one_bound)
+        assert np.array_equal(unpacked(one, one_size, k)[0][0], slots[query])
     listed, listed_sizes, _ = pools(9, words, k)
     everything = np.random.default_rng(0).permutation(count).astype(np.int32)
     for query in range(9):
