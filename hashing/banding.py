@@ -142,13 +142,19 @@ class Banding:
             )
         values = np.require(values, requirements=["C", "A", "W"])
         out = np.empty((len(values), self.bands), np.uint64)
-        start = words64(check_seed(seed), _KEY_STREAM, 1)[0]
+        start = _key_start(check_seed(seed))
 
         def task(first: int, last: int) -> None:
             band_keys(values[first:last], self.bands, self.rows, start, out[first:last])
 
         run_chunks(task, len(values), resolve_threads(threads), _CHUNK)
         return out
+
+
+@lru_cache
+def _key_start(seed: int) -> np.uint64:
+    start: np.uint64 = words64(seed, _KEY_STREAM, 1)[0]
+    return start
 
 
 def check_similarity(value: float, name: str) -> float:

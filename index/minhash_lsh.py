@@ -15,18 +15,21 @@ from nearhash.index.arguments import check_count
 from nearhash.index.arrays import Growable
 from nearhash.index.base import Progress
 from nearhash.index.locks import ReadWriteLock
-from nearhash.index.minhash_estimate import agreements, jaccard_estimate, unpacked
+from nearhash.index.minhash_estimate import jaccard_estimates, least_agreement, unpacked, zero_fields
 from nearhash.index.minhash_tables import MAX_QUERIES, BandTables, Run, candidates
 from nearhash.index.points import NewPoints, Points
 from nearhash.index.storage import read_file, refusing, take_tensor, write_file
+from nearhash.kernels.agreement import COUNT_BITS, SLOT_BITS, rank_candidates
 from nearhash.kernels.threads import resolve_threads, run_chunks
 
 _ADDED = 1 << 18  # sketches added at a time: their keys are in memory twice
 _QUERIES = 1024  # queries of a task
+_KEYS_READ = 1 << 16  # slots whose keys are read together, for pairs
 _COMPACT_AT = 0.25
-_SLOT_BITS, _COUNT_BITS = 31, 17  # of a match as a number: query, values that differ, slot
-_SLOTS, _COUNTS = np.uint64((1 << _SLOT_BITS) - 1), np.uint64((1 << _COUNT_BITS) - 1)
-_QUERY_SHIFT = np.uint64(_SLOT_BITS + _COUNT_BITS)
+_RANKED = 1 << 15  # candidates of a task
+_SLOTS, _COUNTS = np.uint64((1 << SLOT_BITS) - 1), np.uint64((1 << COUNT_BITS) - 1)
+_COUNT_SHIFT, _QUERY_SHIFT = np.uint64(SLOT_BITS), np.uint64(SLOT_BITS + COUNT_BITS)
+_ALL_LIVE: NDArray[np.uint8] = np.empty(0, np.uint8)
 
 
 class Matches(NamedTuple):
@@ -64,12 +67,15 @@ class Pairs(NamedTuple):
 
 
 class _View(NamedTuple):
-    """What a query reads. Nothing in it changes but `live`, which is copied where it is held on to."""
+    """What a query reads. Nothing in it changes but `live`, which is copied where it is held on to.
+
+    live: empty if all are; sketches: of no rows if they are not kept.
+    """
 
     runs: tuple[Run, ...]
     ids: NDArray[np.int64]
-    live: NDArray[np.uint8] | None
-    sketches: NDArray[Any] | None
+    live: NDArray[np.uint8]
+    sketches: NDArray[Any]
 
 
 class MinHashLSH:
@@ -257,7 +263,7 @@ class MinHashLSH:
                 raise SketchMismatchError(f"other: expected {name} {getattr(self, name)}, got {getattr(other, name)}")
         with other._lock.read():
             taken = other._view(hold=True)
-            live = np.ones(len(taken.ids), np.uint8) if taken.live is None else taken.live
+            live = taken.live if len(taken.live) else np.ones(len(taken.ids), np.uint8)
         slots = np.flatnonzero(live)
         with self._lock.write():
             new = self._points.check(len(slots), taken.ids[slots], None)
@@ -265,7 +271,7 @@ class MinHashLSH:
                 return
             first, threads = self._points.slots, resolve_threads(self.threads)
             moved = BandTables(self.banding.bands, taken.runs).kept(_renumbered(live, first), first, threads)
-            values = self._form.values if taken.sketches is None else taken.sketches[slots]
+            values = taken.sketches[slots] if self.keep_sketches else taken.sketches
             self._append(new, values, self._tables.with_runs(moved.runs, threads))
 
     # --- search ---
@@ -295,7 +301,7 @@ class MinHashLSH:
         InvalidArgumentError
             If sketches are to be verified that were not kept, or the threshold is out of range.
         """
-        threshold, threads = self._checked(threshold, verify), resolve_threads(threads)
+        least, threads = self._least(threshold, verify), resolve_threads(threads)
         values = self._values_of(sketches)
         found: dict[int, Matches] = {}
         with self._lock.read():
@@ -304,10 +310,13 @@ class MinHashLSH:
             def task(first: int, last: int) -> None:
                 some = values[first:last]
                 parts = candidates(view.runs, self._keys_of(some, 1), np.full(last - first, -1, np.int32))
-                matches = [self._ranked(view, part, some if verify else None, threshold, 1) for part in parts]
-                found[first] = _as_matches(view, np.concatenate(matches), last - first, self.k, self.bits, verify)
+                found[first] = self._matches(
+                    view, [self._ranked(view, part, some, least, 1) for part in parts], some, least > 0
+                )
 
             run_chunks(task, len(values), threads, _QUERIES)
+        if len(found) == 1:
+            return found[0]
         return _joined([found[first] for first in sorted(found)])
 
     def query_texts(
@@ -335,50 +344,58 @@ class MinHashLSH:
         The pairs are those of the index at the time of the call; it may be changed in between. m equal sets are
         ``m * (m - 1) / 2`` pairs: where only groups are wanted, `nearhash.deduplicate` is the better way.
         """
-        threshold, threads = self._checked(threshold, verify), resolve_threads(threads)
+        least, threads = self._least(threshold, verify), resolve_threads(threads)
         with self._lock.read():
             view = self._view(hold=True)
-        return self._pairs(view, threshold, verify, threads)
+        return self._pairs(view, least, threads)
 
-    def _pairs(self, view: _View, threshold: float, verify: bool, threads: int) -> Iterator[Pairs]:
+    def _pairs(self, view: _View, least: int, threads: int) -> Iterator[Pairs]:
         tables = BandTables(self.banding.bands, view.runs)
-        for start in range(0, tables.slots, 16 * MAX_QUERIES):
-            keys = tables.keys(start, min(start + 16 * MAX_QUERIES, tables.slots), threads)
+        for start in range(0, tables.slots, _KEYS_READ):
+            keys = tables.keys(start, min(start + _KEYS_READ, tables.slots), threads)
             for first in range(start, start + len(keys), MAX_QUERIES):
                 some = keys[first - start : first - start + MAX_QUERIES]
                 own = np.arange(first, first + len(some), dtype=np.int32)
                 later = tuple(run for run in view.runs if run.last_slot > first + 1)
                 for part in candidates(later, some, own):
-                    if view.live is not None:
+                    if len(view.live):
                         part = part[view.live[first + (part >> np.uint64(32)).astype(np.int64)] == 1]
-                    queries = None
-                    if verify and view.sketches is not None:
-                        queries = view.sketches[first : first + len(some)]
-                    numbers = self._ranked(view, part, queries, threshold, threads)
+                    numbers = self._ranked(view, part, view.sketches[first : first + len(some)], least, threads)
                     if len(numbers):
                         left = first + (numbers >> _QUERY_SHIFT).astype(np.int64)
                         right = (numbers & _SLOTS).astype(np.int64)
-                        similar = _similarities(numbers, self.k, self.bits, verify)
-                        yield Pairs(view.ids[left], view.ids[right], similar)
+                        yield Pairs(view.ids[left], view.ids[right], self._similarities(numbers, least > 0))
 
     def _ranked(
-        self, view: _View, part: NDArray[np.uint64], queries: NDArray[Any] | None, threshold: float, threads: int
+        self, view: _View, part: NDArray[np.uint64], queries: NDArray[Any], least: int, threads: int
     ) -> NDArray[np.uint64]:
-        """Candidates that are alive and, if there are sketches of queries, similar enough; as ascending numbers of
-        query, values that differ (0 without verification) and slot."""
-        slots = (part & _SLOTS).astype(np.int64)
-        if view.live is not None:
-            alive = view.live[slots] == 1
-            part, slots = part[alive], slots[alive]
-        rows = part >> np.uint64(32)
-        if queries is None or view.sketches is None:
-            return (rows << _QUERY_SHIFT) | slots.astype(np.uint64)
-        agree = agreements(queries, rows.astype(np.int64), view.sketches, slots, self.bits, threads)
-        similar = jaccard_estimate(agree, self.k, self.bits) >= threshold
-        differ = (self.k - agree[similar]).astype(np.uint64)
-        numbers = (rows[similar] << _QUERY_SHIFT) | (differ << np.uint64(_SLOT_BITS)) | slots[similar].astype(np.uint64)
-        numbers.sort()
+        """Matches among candidates as ascending numbers of query, values that differ (0 for least = 0) and slot."""
+        out, counts = np.empty(len(part), np.uint64), {}
+        fields = zero_fields(self.bits)
+
+        def task(first: int, last: int) -> None:
+            counts[first] = rank_candidates(
+                part, first, last, view.live, queries, view.sketches, fields, self.k, least, out
+            )
+
+        run_chunks(task, len(part), threads, _RANKED)
+        parts = [out[first : first + counts[first]] for first in sorted(counts)]
+        numbers = parts[0] if len(parts) == 1 else np.concatenate([out[:0], *parts])
+        if least:
+            numbers.sort()
         return numbers
+
+    def _matches(self, view: _View, parts: list[NDArray[np.uint64]], queries: NDArray[Any], verified: bool) -> Matches:
+        numbers = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.uint64), *parts])
+        starts = np.arange(len(queries) + 1, dtype=np.uint64) << _QUERY_SHIFT
+        slots = (numbers & _SLOTS).astype(np.int64)
+        return Matches(numbers.searchsorted(starts), view.ids[slots], self._similarities(numbers, verified))
+
+    def _similarities(self, numbers: NDArray[np.uint64], verified: bool) -> NDArray[np.float32]:
+        if not verified:
+            return np.full(len(numbers), np.nan, np.float32)
+        differ = ((numbers >> _COUNT_SHIFT) & _COUNTS).astype(np.int64)
+        return jaccard_estimates(self.k, self.bits)[differ].astype(np.float32)
 
     # --- facts ---
 
@@ -474,19 +491,22 @@ class MinHashLSH:
     def _keys_of(self, values: NDArray[Any], threads: int) -> NDArray[np.uint64]:
         return self.banding.keys(unpacked(values, self.bits), self.seed, threads)
 
-    def _checked(self, threshold: float | None, verify: bool) -> float:
+    def _least(self, threshold: float | None, verify: bool) -> int:
+        """Values of a sketch that must agree; 0 where nothing is verified."""
         if not isinstance(verify, bool):
             raise InvalidArgumentError(f"verify: expected True or False, got {verify!r}")
-        if verify and not self.keep_sketches:
+        threshold = self.threshold if threshold is None else check_similarity(threshold, "threshold")
+        if not verify:
+            return 0
+        if not self.keep_sketches:
             raise InvalidArgumentError("verify: expected False, as this index keeps no sketches (keep_sketches=False)")
-        return self.threshold if threshold is None else check_similarity(threshold, "threshold")
+        return max(least_agreement(threshold, self.k, self.bits), 1)
 
     def _view(self, hold: bool = False) -> _View:
         """What queries read; `hold` to keep it after the lock is given back."""
-        live = self._points.live if self._points.deleted else None
-        if live is not None and hold:
-            live = live.copy()
-        return _View(self._tables.runs, self._points.ids, live, None if self._sketches is None else self._sketches.view)
+        live = self._points.live if self._points.deleted else _ALL_LIVE
+        sketches = self._form.values if self._sketches is None else self._sketches.view
+        return _View(self._tables.runs, self._points.ids, live.copy() if hold else live, sketches)
 
 
 def _renumbered(live: NDArray[np.uint8], first: int) -> NDArray[np.int32]:
@@ -494,21 +514,6 @@ def _renumbered(live: NDArray[np.uint8], first: int) -> NDArray[np.int32]:
     numbers = np.cumsum(live, dtype=np.int64) + (first - 1)
     numbers[live == 0] = -1
     return numbers.astype(np.int32)
-
-
-def _similarities(numbers: NDArray[np.uint64], k: int, bits: int, verified: bool) -> NDArray[np.float32]:
-    if not verified:
-        return np.full(len(numbers), np.nan, np.float32)
-    differ = ((numbers >> np.uint64(_SLOT_BITS)) & _COUNTS).astype(np.int64)
-    return jaccard_estimate(k - differ, k, bits).astype(np.float32)
-
-
-def _as_matches(view: _View, numbers: NDArray[np.uint64], queries: int, k: int, bits: int, verified: bool) -> Matches:
-    """Matches of ascending numbers of query, values that differ and slot."""
-    starts = np.arange(queries + 1, dtype=np.uint64) << _QUERY_SHIFT
-    indptr = np.searchsorted(numbers, starts).astype(np.int64)
-    slots = (numbers & _SLOTS).astype(np.int64)
-    return Matches(indptr, view.ids[slots], _similarities(numbers, k, bits, verified))
 
 
 def _joined(parts: list[Matches]) -> Matches:

@@ -178,30 +178,26 @@ class BandTables:
 def candidates(
     runs: tuple[Run, ...], keys: NDArray[np.uint64], above: NDArray[np.int32]
 ) -> Iterator[NDArray[np.uint64]]:
-    """Which slots share a band with each query, as ascending and distinct ``query << 32 | slot``.
+    """Which slots share a band with each query, as ascending ``query << 32 | slot``, once for each band.
 
     keys (q, bands), q <= MAX_QUERIES; above (q,): only slots greater than this. In parts of consecutive whole queries,
     so that popular keys take no more memory than a single query needs.
     """
-    found = []
+    found = np.empty((len(runs), 2, *keys.shape), np.int32)
     totals = np.zeros(len(keys), np.int64)
-    for run in runs:
-        first, last = np.empty(keys.shape, np.int32), np.empty(keys.shape, np.int32)
+    for run, (first, last) in zip(runs, found, strict=True):
         totals += look_up(keys, run.table, run.starts, run.bits, first, last)
-        found.append((first, last))
-    ends = np.cumsum(totals)
+    ends = totals.cumsum()
     begin = 0
     while begin < len(keys):
         before = int(ends[begin - 1]) if begin else 0
-        stop = max(begin + 1, int(np.searchsorted(ends, before + _MOST_FOUND, side="right")))
+        stop = max(begin + 1, int(ends.searchsorted(before + _MOST_FOUND, side="right")))
         entries, size = np.empty(int(ends[stop - 1]) - before, np.uint64), 0
         for run, (first, last) in zip(runs, found, strict=True):
             size = collect(first, last, begin, stop, run.slots, above, entries, size)
         entries = entries[:size]
         entries.sort()
-        distinct = np.ones(size, np.bool_)
-        np.not_equal(entries[1:], entries[:-1], out=distinct[1:])
-        yield entries[distinct]
+        yield entries
         begin = stop
 
 

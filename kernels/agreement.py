@@ -1,33 +1,60 @@
-"""How many values of two sketches agree."""
+"""Candidates whose sketches agree on enough values."""
 
 import numpy as np
 
-from nearhash.kernels.jit import jit
+from nearhash.kernels.jit import jit, jit_inline
 from nearhash.kernels.simd import pointer, prefetch
 
-_AHEAD = 4  # pairs
+# A match is a number: query, how many values differ, slot; so that numbers in order are matches in order.
+SLOT_BITS, COUNT_BITS = 31, 17
+_SLOTS, _COUNT_AT, _QUERY_AT = np.uint64((1 << SLOT_BITS) - 1), np.uint64(SLOT_BITS), np.uint64(SLOT_BITS + COUNT_BITS)
+_WORD = np.uint64(32)
+_AHEAD = 4  # candidates
+
+
+@jit_inline
+def agreement(x, y, width, packed, fields):
+    """How many values of two sketches agree, given as pointers to `width` elements.
+
+    fields: pointer to how many values in a byte of 256 are 0, for values packed into bytes.
+    """
+    total = np.int32(0)
+    if packed:
+        for i in range(width):
+            total += np.int32(fields[np.int64(x[i] ^ y[i])])
+    else:
+        for i in range(width):
+            total += np.int32(x[i] == y[i])
+    return total
 
 
 @jit
-def count_agreements(left, left_rows, right, right_rows, fields, out):
-    """Agreeing values of pairs of sketches.
+def rank_candidates(entries, first, last, live, queries, sketches, fields, k, least, out):
+    """Matches among candidates, in the order of the candidates; returns how many.
 
-    left (n, w), right (m, w), both uint8, uint16 or uint32; left_rows and right_rows (p,) int64: the pairs; out (p,)
-    int32. fields (256,) uint8: where values of fewer than 8 bits are packed into bytes, how many of those in a byte
-    are 0; else empty.
+    entries (c,) uint64, ascending: ``query << 32 | slot``, of which first to last are looked at and repetitions
+    ignored; live (n,) uint8, or empty: slots that may match; queries (q, w) and sketches (n, w), of one dtype: to be
+    compared if `least`, the number of values that must agree, is above 0; k: values of a sketch; fields (256,) uint8 or
+    empty: see `agreement`; out (c,) uint64: numbers of matches are written from `first` on.
     """
-    width, pairs = left.shape[1], out.shape[0]
-    packed = fields.shape[0] > 0
-    table = pointer(fields, 0)
-    for pair in range(pairs):
-        if pair + _AHEAD < pairs:
-            prefetch(pointer(right, right_rows[pair + _AHEAD] * width))
-        x, y = pointer(left, left_rows[pair] * width), pointer(right, right_rows[pair] * width)
-        total = np.int32(0)
-        if packed:
-            for i in range(width):
-                total += np.int32(table[np.int64(x[i] ^ y[i])])
-        else:
-            for i in range(width):
-                total += np.int32(x[i] == y[i])
-        out[pair] = total
+    width, packed = sketches.shape[1], fields.shape[0] > 0
+    table, found = pointer(fields, 0), first
+    for i in range(first, last):
+        entry = entries[i]
+        if i > 0 and entries[i - 1] == entry:
+            continue
+        slot = np.int64(entry & _SLOTS)
+        if live.shape[0] > 0 and live[slot] == 0:
+            continue
+        number = ((entry >> _WORD) << _QUERY_AT) | np.uint64(slot)
+        if least > 0:
+            if i + _AHEAD < last:
+                prefetch(pointer(sketches, np.int64(entries[i + _AHEAD] & _SLOTS) * width))
+            query = pointer(queries, np.int64(entry >> _WORD) * width)
+            agree = agreement(query, pointer(sketches, slot * width), width, packed, table)
+            if agree < least:
+                continue
+            number |= np.uint64(k - agree) << _COUNT_AT
+        out[found] = number
+        found += 1
+    return found - first

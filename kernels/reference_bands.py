@@ -44,11 +44,11 @@ def table(keys, slots, bits):
 
 
 def candidates(queries, keys, above):
-    """Ascending, distinct ``query << 32 | slot`` of the slots > above[query] that share the first 48 bits of a key."""
+    """Ascending ``query << 32 | slot`` of slots > above[query], one for each key whose first 48 bits are the same."""
     found = [
         query << 32 | slot
         for query, own in enumerate(queries)
-        for slot in np.flatnonzero((own >> np.uint64(16) == keys >> np.uint64(16)).any(axis=1)).tolist()
+        for slot in np.nonzero(own >> np.uint64(16) == keys >> np.uint64(16))[0].tolist()
         if slot > above[query]
     ]
     return np.array(found, np.uint64)
@@ -61,6 +61,18 @@ def count_agreements(left, left_rows, right, right_rows, bits):
         return (x == y).sum(axis=1, dtype=np.int32)
     mask = (1 << bits) - 1
     return sum((((x ^ y) >> shift) & mask == 0).sum(axis=1, dtype=np.int32) for shift in range(0, 8, bits))
+
+
+def rank_candidates(entries, live, queries, sketches, bits, k, least):
+    """Numbers of the matches among candidates, those of one query and slot once."""
+    entries = np.unique(entries)
+    query, slot = (entries >> np.uint64(32)).astype(int), (entries & np.uint64(2**31 - 1)).astype(int)
+    differ = np.zeros(len(entries), int)
+    if least:
+        differ += k - count_agreements(queries, query, sketches, slot, bits)
+    numbers = query << 48 | differ << 31 | slot
+    alive = live[slot] == 1 if len(live) else np.ones(len(slot), bool)
+    return numbers[alive & (differ <= k - least if least else True)].astype(np.uint64)
 
 
 def components(count, edges):

@@ -5,9 +5,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from nearhash.index.minhash_estimate import agreements
+from nearhash.index.minhash_estimate import jaccard_estimates, least_agreement, zero_fields
 from nearhash.index.minhash_tables import Run, candidates
 from nearhash.kernels import band_tables, reference_bands
+from nearhash.kernels.agreement import rank_candidates
 
 KINDS = ["random", "few", "equal", "low bits"]
 
@@ -153,15 +154,33 @@ def test_intact():
 
 @pytest.mark.parametrize("bits", [32, 16, 8, 4, 2, 1])
 @pytest.mark.parametrize("k", [8, 24, 128])
-def test_agreements(bits, k):
+@pytest.mark.parametrize("share", [0, 0.6, 1])
+def test_rank_candidates(bits, k, share):
     rng = np.random.default_rng(k)
     dtype, width = {32: (np.uint32, k), 16: (np.uint16, k), 8: (np.uint8, k)}.get(bits, (np.uint8, k * bits // 8))
-    left, right = rng.integers(0, np.iinfo(dtype).max, (2, 30, width), dtype, endpoint=True)
-    right[::2] = np.where(rng.random((15, width)) < 0.6, left[::2], right[::2])
-    rows = rng.integers(0, 30, (2, 40_000))
-    rows[1, ::3] = rows[0, ::3]
-    expected = reference_bands.count_agreements(left, rows[0], right, rows[1], bits)
-    assert expected.max() > k // 2
-    for threads in (1, 3):
-        np.testing.assert_array_equal(agreements(left, rows[0], right, rows[1], bits, threads), expected)
-    assert agreements(left, rows[0][:0], right, rows[1][:0], bits, 1).shape == (0,)
+    queries, sketches = rng.integers(0, np.iinfo(dtype).max, (2, 30, width), dtype, endpoint=True)
+    sketches[::2] = np.where(rng.random((15, width)) < 0.6, queries[::2], sketches[::2])
+    pairs = rng.integers(0, 30, (2, 500))
+    pairs[1, ::3] = pairs[0, ::3]
+    entries = np.sort((pairs[0] << 32 | pairs[1]).astype(np.uint64))
+    live = np.empty(0, np.uint8) if share == 1 else (rng.random(30) < share).astype(np.uint8)
+    for least in (0, 1, k // 2, k):
+        expected = reference_bands.rank_candidates(entries, live, queries, sketches, bits, k, least)
+        out, parts = np.full(500, 77, np.uint64), []
+        for first, last in ((0, 200), (200, 500)):
+            count = rank_candidates(entries, first, last, live, queries, sketches, zero_fields(bits), k, least, out)
+            assert (out[first + count : last] == 77).all()
+            parts.append(out[first : first + count])
+        found = np.concatenate(parts)
+        np.testing.assert_array_equal(found, expected)
+    assert len(expected) == 0 or share > 0
+
+
+def test_estimates():
+    assert jaccard_estimates(4, 32).tolist() == [1, 0.75, 0.5, 0.25, 0]
+    np.testing.assert_allclose(jaccard_estimates(4, 1), [1, 0.5, 0, 0, 0])
+    assert least_agreement(0.5, 128, 32) == 64
+    assert least_agreement(0.501, 128, 32) == 65
+    assert least_agreement(1, 128, 32) == least_agreement(1, 128, 2) == 128
+    assert least_agreement(0.5, 4, 1) == 3
+    assert least_agreement(0, 128, 8) == 0
