@@ -186,7 +186,7 @@ def candidates(
     found = np.empty((len(runs), 2, *keys.shape), np.int32)
     totals = np.zeros(len(keys), np.int64)
     for run, (first, last) in zip(runs, found, strict=True):
-        totals += look_up(keys, run.table, run.starts, run.bits, first, last)
+        totals += look_up(keys, run.high, run.low, run.starts, run.bits, first, last)
     ends = totals.cumsum()
     begin = 0
     while begin < len(keys):

@@ -145,13 +145,13 @@ def intact(table, starts, band, first_slot, bits, seen):
 
 
 @jit
-def look_up(keys, table, starts, bits, first, last):
+def look_up(keys, high, low, starts, bits, first, last):
     """Where the entries of each key are.
 
-    keys (q, bands) uint64; table: (high, low, slots); first and last (q, bands) int32: on return the entries of the
-    table's band with the same 48 bits, none where both are equal. Returns (q,) int64 how many there are in all bands.
+    keys (q, bands) uint64; high, low and starts of a table; first and last (q, bands) int32: on return the entries of
+    the band with the same 48 bits, none where both are equal. Returns (q,) int64 how many there are in all bands.
     """
-    bands, count, places = keys.shape[1], table[0].shape[1], starts.shape[1]
+    bands, count, places = keys.shape[1], high.shape[1], starts.shape[1]
     shift = np.uint64(32 - bits)
     totals = np.zeros(keys.shape[0], np.int64)
     for query in range(keys.shape[0]):
@@ -163,30 +163,30 @@ def look_up(keys, table, starts, bits, first, last):
         for band in range(bands):
             place = band * places + np.int64((own[band] >> _WORD) >> shift)
             lower[band], upper[band] = pointer(starts, place)[0], pointer(starts, place)[1]
-            prefetch(pointer(table[0], band * count + lower[band]))
+            prefetch(pointer(high, band * count + lower[band]))
         found = 0
         for band in range(bands):
-            high, low = pointer(table[0], band * count), pointer(table[1], band * count)
+            highs, lows = pointer(high, band * count), pointer(low, band * count)
             wanted_high = np.uint32(own[band] >> _HIGH)
             wanted_low = np.uint16((own[band] >> _KEEP) & _LOW)
             begin, stop = np.int64(lower[band]), np.int64(upper[band])
             end = stop
             while end - begin > 16:
                 middle = (begin + end) >> 1
-                if _before(high, low, middle, wanted_high, wanted_low):
+                if _before(highs, lows, middle, wanted_high, wanted_low):
                     begin = middle + 1
                 else:
                     end = middle
-            while begin < end and _before(high, low, begin, wanted_high, wanted_low):
+            while begin < end and _before(highs, lows, begin, wanted_high, wanted_low):
                 begin += 1
             # Equal keys are few, but for what is in every set: their number is found in steps that double.
             beyond, step = begin, 1
-            while beyond + step <= stop and _equal(high, low, beyond + step - 1, wanted_high, wanted_low):
+            while beyond + step <= stop and _equal(highs, lows, beyond + step - 1, wanted_high, wanted_low):
                 beyond += step
                 step *= 2
             while step > 1:
                 step >>= 1
-                if beyond + step <= stop and _equal(high, low, beyond + step - 1, wanted_high, wanted_low):
+                if beyond + step <= stop and _equal(highs, lows, beyond + step - 1, wanted_high, wanted_low):
                     beyond += step
             lower[band], upper[band] = begin, beyond
             found += beyond - begin

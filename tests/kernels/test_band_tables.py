@@ -102,7 +102,7 @@ def test_look_up_finds_where_equal_keys_are():
     keys = np.sort(keys_of("few", 4000, 2), axis=0)
     run, queries = filled(keys), np.unique(keys)[:, None].repeat(2, axis=1)
     first, last = np.full((2, len(queries), 2), 77, np.int32)
-    totals = band_tables.look_up(queries, run.table, run.starts, run.bits, first, last)
+    totals = band_tables.look_up(queries, run.high, run.low, run.starts, run.bits, first, last)
     for band in range(2):
         np.testing.assert_array_equal(first[:, band], np.searchsorted(keys[:, band], queries[:, band]))
         np.testing.assert_array_equal(last[:, band], np.searchsorted(keys[:, band], queries[:, band], side="right"))
