@@ -162,7 +162,7 @@ def _folded(builder: Any, sums: list[Any]) -> Any:
         even, odd = [0, 8, 2, 10, 4, 12, 6, 14], [1, 9, 3, 11, 5, 13, 7, 15]
         sums = [add(left, right, even, odd) for left, right in zip(sums[::2], sums[1::2], strict=True)]
     if len(sums) > 1:  # pairs of lanes: rows 0 1 0 1 4 5 4 5 and 2 3 2 3 6 7 6 7
-        sums = [add(*sums, [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15])]
+        sums = [add(sums[0], sums[1], [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15])]
     return sums[0]
 
 
