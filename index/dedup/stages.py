@@ -104,8 +104,9 @@ class Stages:
                 self._report_bytes("sketch", chunk.cursor)
         self.state.commit(documents=documents)
 
-    def _chunks(self, cursor: Cursor) -> Iterator[Chunk]:
-        return read_chunks(self.sources, self.columns, cursor, most_bytes=min(1 << 24, self.memory >> 5))
+    def _chunks(self, cursor: Cursor, needed: NDArray[np.bool_] | None = None) -> Iterator[Chunk]:
+        most = min(1 << 24, self.memory >> 5)
+        return read_chunks(self.sources, self.columns, cursor, most_bytes=most, needed=needed)
 
     def _report_bytes(self, stage: str, cursor: Cursor) -> None:
         """Progress in bytes of the files; within a compressed file or Parquet only whole files count."""
@@ -229,7 +230,7 @@ class Stages:
         with ExitStack() as held:
             token_file = held.enter_context(AppendFile(self.work / SETS, 8 * tokens))
             size_file = held.enter_context(AppendFile(self.work / SET_SIZES, 8 * sets))
-            for chunk in self._chunks(cursor) if needed.any() else iter(()):
+            for chunk in self._chunks(cursor, needed[document:]) if needed.any() else iter(()):
                 count = len(chunk.offsets) - 1
                 wanted = np.flatnonzero(needed[document : document + count])
                 document += count

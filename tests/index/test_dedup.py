@@ -172,6 +172,14 @@ def test_comparison_finds_every_pair_that_shares_a_band():
     ]
 
 
+def test_keys_that_meet_by_chance_make_no_pair():
+    chosen = Settings.choose(k=8, bands=4, rows=2, verify=None)
+    sketches = np.arange(16, dtype=np.uint16).reshape(2, 8)
+    found = compare_buckets(np.zeros(2, np.uint64), np.arange(2), lambda d: sketches[d], chosen)
+    assert len(found.pairs) == 0
+    assert found.histogram.sum() == 0
+
+
 @pytest.mark.parametrize("first", [0, 60])
 def test_a_large_bucket_of_several_families_keeps_them_apart(first):
     random = np.random.default_rng(6)
