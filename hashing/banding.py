@@ -1,7 +1,9 @@
 """Bands: which pairs of sketches are worth a look."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -101,7 +103,7 @@ class Banding:
     def midpoint(self) -> float:
         """Similarity near which the S-curve is steepest: where p, see above, is ``(1 / bands)**(1 / rows)``."""
         chance = _chance(self.bits)
-        agree = float(1 / self.bands) ** float(1 / self.rows)
+        agree = math.pow(1 / self.bands, 1 / self.rows)
         return max(0.0, (agree - chance) / (1 - chance))
 
     def collision_probability(self, similarity: ArrayLike) -> NDArray[np.float64]:
@@ -123,7 +125,7 @@ class Banding:
             _areas(check_similarity(threshold, "threshold"), self.rows, np.array([self.bands]), self.bits)[1][0]
         )
 
-    def keys(self, values: NDArray[np.unsignedinteger], seed: int, threads: int | None = None) -> NDArray[np.uint64]:
+    def keys(self, values: NDArray[Any], seed: int, threads: int | None = None) -> NDArray[np.uint64]:
         """(n, bands) uint64 keys: equal where all values of a band are; others are equal with a chance of 2**-64.
 
         Parameters

@@ -21,7 +21,8 @@ def zero_fields(bits: int) -> NDArray[np.uint8]:
     """(256,) how many values of `bits` < 8 bits in a byte are 0; empty for larger ones."""
     if bits >= 8:
         return np.empty(0, np.uint8)
-    return (unpacked(np.arange(256, dtype=np.uint8)[:, None], bits) == 0).sum(axis=1).astype(np.uint8)
+    fields = unpacked(np.arange(256, dtype=np.uint8)[:, None], bits)
+    return np.asarray((fields == 0).sum(axis=1), np.uint8)
 
 
 @lru_cache

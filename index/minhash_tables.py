@@ -50,7 +50,7 @@ class Run(NamedTuple):
 
     @property
     def size(self) -> int:
-        return self.high.shape[1]
+        return int(self.high.shape[1])
 
     @property
     def last_slot(self) -> int:
@@ -144,7 +144,7 @@ class BandTables:
         return {
             f"{name}.{number}": array
             for number, run in enumerate(self.runs)
-            for name, array in zip(("high", "low", "slots", "starts"), run, strict=False)
+            for name, array in (("high", run.high), ("low", run.low), ("slots", run.slots), ("starts", run.starts))
         }
 
     @classmethod
