@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.blocking import blocking_part
 from benchmarks.breakdown import breakdown_part
+from benchmarks.dedup import dedup_part
+from benchmarks.dedup_scale import scale_part
 from benchmarks.families import families, fastest
 from benchmarks.filter_report import filter_part
+from benchmarks.hamming import hamming_part
 from benchmarks.record import RESULTS, read_document, write_text
 from benchmarks.tables import (
     MISSING,
@@ -23,6 +27,7 @@ from benchmarks.tables import (
     speed_table,
     table,
 )
+from benchmarks.weighted import weighted_part
 
 Document = dict[str, Any]
 
@@ -51,7 +56,12 @@ python -m benchmarks.run mnist-784
 python -m benchmarks.run path/to/file.hdf5  # any file of ann-benchmarks
 python -m benchmarks.filters glove-100      # windows, predicates and masks of every selectivity
 python -m benchmarks.breakdown glove-100    # where the time of nearhash-ivf goes
+python -m benchmarks.blocking               # candidate pairs of records; wants `pip install recordlinkage`
+python -m benchmarks.dedup                  # near-duplicates among licences, against all pairs
+python -m benchmarks.dedup_scale            # a million documents in bounded memory, killed and resumed
 python -m benchmarks.run --flat             # exact search, and the speed of memory
+python -m benchmarks.hamming                # binary codes
+python -m benchmarks.weighted               # sketches of weighted sets
 python -m benchmarks.run --startup          # import, first answer, cold compile
 python -m benchmarks.report                 # this page
 ```
@@ -90,6 +100,11 @@ def report(documents: Sequence[Document], image_folder: str) -> str:
     for document in sorted(filtered, key=lambda d: -d["dataset"]["base"][0]):
         parts.append(filter_part(document, image_folder))
     parts += [flat_part(document) for document in documents if document["kind"] == "flat"]
+    parts += [blocking_part(document, image_folder) for document in documents if document["kind"] == "blocking"]
+    parts += [dedup_part(document) for document in documents if document["kind"] == "dedup"]
+    parts += [scale_part(document) for document in documents if document["kind"] == "dedup-scale"]
+    parts += [hamming_part(document) for document in documents if document["kind"] == "hamming"]
+    parts += [weighted_part(document) for document in documents if document["kind"] == "weighted"]
     parts += [startup_part(document) for document in documents if document["kind"] == "startup"]
     return "\n".join(parts)
 

@@ -32,12 +32,13 @@ def test_kernels_do_what_the_reference_says(method, k):
     rng = np.random.default_rng(k)
     sets = [random_set(rng, size) for size in (0, 1, 2, 5, 40, 200)]
     sets.append((np.arange(3, dtype=np.uint64), np.array([5e-324, 1e300, 1.0])))
+    sets.append((np.arange(2, dtype=np.uint64), np.array([5e-324, 1e-320])))
     sets.append((np.arange(3, dtype=np.uint64), np.zeros(3)))
     sketcher = WeightedMinHash(k, method, seed=7)
     values = sketcher.sketch(*together(sets)).values
     for own, (tokens, weights) in zip(values, sets, strict=True):
         assert own.tolist() == METHODS[method][0](tokens, weights, int(sketcher._key), k).tolist()
-    assert (values[[0, -1]] == EMPTY).all()
+    assert ((values == EMPTY).all(axis=1) == [i in (0, len(sets) - 1) for i in range(len(sets))]).all()
     assert values.dtype == np.uint32
 
 
