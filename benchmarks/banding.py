@@ -273,6 +273,11 @@ during insertion; by nearhash's own account, without sketches, {figure(subject["
 """  # noqa: E501
 
 
+def banding_part(document: Document) -> str:
+    """The part of the page of benchmarks."""
+    return f"## MinHashLSH\n\n{banding_table(document)}"
+
+
 def with_figures(page: str, document: Document) -> str:
     """The page with its figures written anew."""
     before, found, rest = page.partition(BEGIN)

