@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from nearhash.kernels import reference_hashes
+from nearhash.kernels import reference_hashes, reference_sketches
 
 torch = pytest.importorskip("torch")
 
-from nearhash.kernels import torch_hashes  # noqa: E402
+from nearhash.kernels import torch_hashes, torch_sketches  # noqa: E402
 
 EDGES = [0, 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1]
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that Torch can use")
@@ -73,3 +73,67 @@ def test_order_and_numbers_of_uint64() -> None:
     assert bool((flipped[1:] >= flipped[:-1]).all())
     np.testing.assert_array_equal(numpy(torch_hashes.flip_sign(flipped)), values)
     assert [torch_hashes.signed(value) for value in EDGES] == np.array(EDGES, np.uint64).view(np.int64).tolist()
+
+
+def sets(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Sets of no, one, some and many tokens, with repetitions, edge values and an equal pair."""
+    sizes = [0, 1, 2, 5, 40, 300, 0, 17, 17, 0]
+    indptr = np.concatenate([[0], np.cumsum(sizes)])
+    tokens = words(indptr[-1], seed)[::-1].copy()
+    tokens[300:310] = tokens[290:300]
+    tokens[-17:] = tokens[-34:-17][::-1]
+    return indptr, tokens
+
+
+EMPTY_SETS = (np.zeros(4, np.int64), np.zeros(0, np.uint64))
+NO_SETS = (np.zeros(1, np.int64), np.zeros(0, np.uint64))
+SALT = 0xFEDCBA9876543210
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("method", ["classic", "one_permutation", "fast_similarity"])
+@pytest.mark.parametrize("k", [1, 3, 16, 65])
+def test_minima(method: str, k: int, device: str) -> None:
+    for indptr, tokens in (sets(), EMPTY_SETS, NO_SETS):
+        given = torch.from_numpy(indptr).to(device), tensor(tokens, device)
+        got = getattr(torch_sketches, method)(*given, k, SALT)
+        assert got.device.type == device
+        np.testing.assert_array_equal(numpy(got), getattr(reference_sketches, method)(indptr, tokens, k, SALT))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("k", [1, 7, 64])
+def test_affine32(k: int, device: str) -> None:
+    a, b = (words(k, seed).astype(np.uint32) for seed in (5, 6))
+    for indptr, tokens in (sets(), EMPTY_SETS, NO_SETS):
+        small = tokens & np.uint64(2**32 - 1)
+        parameters = (torch.from_numpy(each.astype(np.int64)).to(device) for each in (a, b))
+        got = torch_sketches.affine32(torch.from_numpy(indptr).to(device), tensor(small, device), *parameters)
+        np.testing.assert_array_equal(numpy(got), reference_sketches.affine32(indptr, small, a, b))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("method", ["densify_optimal", "densify_reverse", "densify_rotation"])
+def test_densified_minima(method: str, device: str) -> None:
+    for k in (1, 2, 5, 64):
+        for indptr, tokens in (sets(k), EMPTY_SETS, NO_SETS):
+            minima = reference_sketches.one_permutation(indptr, tokens, k, SALT)
+            before = minima.copy()
+            given = tensor(minima, device)
+            got = getattr(torch_sketches, method)(given, SALT)
+            np.testing.assert_array_equal(numpy(got), getattr(reference_sketches, method)(minima, SALT))
+            np.testing.assert_array_equal(numpy(given), before)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16, 32])
+def test_values_of_sketches(bits: int, device: str) -> None:
+    for k in (1, 13, 64):
+        minima = reference_sketches.one_permutation(*sets(), k, SALT)
+        prints = torch_sketches.fingerprints(tensor(minima, device), bits)
+        expected = reference_sketches.fingerprints(minima, bits)
+        np.testing.assert_array_equal(numpy(prints), expected)
+        expected = reference_sketches.pack(expected, bits) if bits < 8 else expected.astype(f"uint{bits}")
+        values = torch_sketches.as_values(prints, bits).cpu().numpy()
+        assert values.dtype == expected.dtype
+        np.testing.assert_array_equal(values, expected)
