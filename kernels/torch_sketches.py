@@ -3,7 +3,7 @@
 Sets come as CSR in int64 tensors: set i holds tokens[indptr[i]:indptr[i + 1]]. As in `torch_hashes.py`, int64 stands
 for uint64, so EMPTY is -1; salts are numbers in the range of uint64. Functions take and give what those of the same
 name in `reference_sketches.py` do. One round is one pass over all tokens: the least key of each slot by
-`scatter_reduce`, in the order of uint64, which int64 has when its sign is flipped. Imported only when a tensor is given.
+`scatter_reduce`, in the order of uint64, which int64 has when its sign is flipped. Imported only when a tensor comes.
 """
 
 import torch
