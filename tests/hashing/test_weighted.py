@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from numba import njit
 
 from nearhash.errors import DtypeError, InvalidArgumentError, SketchMismatchError
 from nearhash.hashing import WeightedMinHash
 from nearhash.kernels import reference_weighted as reference
+from nearhash.kernels import weighted as kernels
 
 METHODS = {
     "icws": (reference.icws, reference.weighted_jaccard),
@@ -40,6 +42,25 @@ def test_kernels_do_what_the_reference_says(method, k):
         assert own.tolist() == METHODS[method][0](tokens, weights, int(sketcher._key), k).tolist()
     assert ((values == EMPTY).all(axis=1) == [i in (0, len(sets) - 1) for i in range(len(sets))]).all()
     assert values.dtype == np.uint32
+
+
+@njit
+def call_merge(tokens, weights, own_tokens, own_weights):
+    return kernels.merge_repeated(tokens, weights, 0, len(tokens), own_tokens, own_weights)
+
+
+def test_the_sum_of_repeated_weights_does_not_depend_on_their_order():
+    rng = np.random.default_rng(0)
+    tokens = np.array([7] * 50 + [3, 9, 9], np.uint64)
+    weights = np.concatenate([rng.exponential(1, 50) * 10.0 ** rng.integers(-8, 8, 50), [2.0, 0.0, 0.0]])
+    sums = set()
+    for _ in range(20):
+        order = rng.permutation(53)
+        own_tokens, own_weights = np.full(53, 99, np.uint64), np.full(53, np.nan)
+        count = call_merge(tokens[order], weights[order], own_tokens, own_weights)
+        assert own_tokens[:count].tolist() == [3, 7]
+        sums.add(tuple(own_weights[:count].tolist()))
+    assert len(sums) == 1
 
 
 def pairs(a, b, count, seed):
