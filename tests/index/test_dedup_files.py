@@ -586,3 +586,37 @@ def test_reading_goes_on_at_any_place(tmp_path, files, most, most_bytes, stop):
 
 def documents(chunk):
     return [bytes(chunk.text[a:b]).decode() for a, b in zip(chunk.offsets[:-1], chunk.offsets[1:], strict=True)]
+
+
+# --- files that survive a kill ---
+
+
+def test_what_was_appended_after_the_last_commit_is_cut_off(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    with durable.AppendFile(path, 4) as file:
+        assert path.read_bytes() == b"0123"
+        file.append(np.array([65, 66], np.uint8))
+        file.sync()
+        assert (file.length, path.read_bytes()) == (6, b"0123AB")
+    with pytest.raises(CorruptIndexError, match="expected at least 7 bytes, it has 6"):
+        durable.AppendFile(path, 7)
+    with pytest.raises(CorruptIndexError, match="expected 4 records of 2 bytes, it is shorter"):
+        durable.read_records(path, np.uint16, 4)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write_and_fail():
+        with durable.replacing(path) as file:
+            file.write(b"new")
+            raise Killed
+
+    with pytest.raises(Killed):
+        write_and_fail()
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"old")]
+    with durable.replacing(path) as file:
+        file.write(b"new")
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"new")]
