@@ -6,14 +6,56 @@ name in `reference_sketches.py` do. One round is one pass over all tokens: the l
 `scatter_reduce`, in the order of uint64, which int64 has when its sign is flipped. Imported only when a tensor comes.
 """
 
+from typing import Any
+
+import numpy as np
 import torch
 
+from nearhash.errors import DtypeError, InvalidArgumentError
 from nearhash.kernels.torch_hashes import LOW32, flip_sign, fmix64, reduce_range, shift_right, signed
 
 EMPTY = -1
 GOLDEN = signed(0x9E3779B97F4A7C15)
 _LAST = (1 << 63) - 1  # EMPTY with its sign flipped: the greatest
 _DTYPES = {8: torch.uint8, 16: torch.uint16, 32: torch.uint32}
+
+
+def sketch(indptr: Any, tokens: Any, method: str, k: int, bits: int, first: Any, second: Any) -> Any:
+    """Values of the sketches of sets on the device of `tokens`: uint8, uint16 or uint32, as `MinHash.sketch` has them.
+
+    `method` is one of `MinHash`; `first` and `second` are the salts of tokens and densification, for "affine32" the
+    arrays of multipliers and addends, (k,) uint32.
+    """
+    starts, ids = _checked(indptr, tokens)
+    if method == "affine32":
+        if bool((shift_right(ids, 32) != 0).any()):
+            raise InvalidArgumentError("tokens: expected hashes of 32 bits for affine32, got greater ones")
+        multipliers, addends = (torch.from_numpy(each.astype(np.int64)).to(ids.device) for each in (first, second))
+        minima = affine32(starts, ids, multipliers, addends)
+        return as_values(minima & LOW32 if bits == 32 else fingerprints(minima, bits), bits)
+    make = {"fss": fast_similarity, "classic": classic}.get(method, one_permutation)
+    fill = _DENSIFIERS.get(method)
+    minima = make(starts, ids, k, first)
+    return as_values(fingerprints(minima if fill is None else fill(minima, second), bits), bits)
+
+
+def _checked(indptr: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Arguments of a caller, int64 on the device of `tokens`."""
+    if tokens.dtype not in (torch.int64, torch.uint64):
+        raise DtypeError(f"tokens: expected int64, standing for uint64, or uint64, got {tokens.dtype}")
+    if tokens.ndim != 1:
+        raise InvalidArgumentError(f"tokens: expected shape (m,), got {tuple(tokens.shape)}")
+    starts = torch.as_tensor(indptr)
+    if starts.dtype.is_floating_point or starts.dtype.is_complex or starts.dtype == torch.bool:
+        raise DtypeError(f"indptr: expected integers, got {starts.dtype}")
+    if starts.ndim != 1 or not len(starts):
+        raise InvalidArgumentError(f"indptr: expected shape (n + 1,), got {tuple(starts.shape)}")
+    starts = starts.to(tokens.device, torch.int64)
+    if int(starts[0]) != 0 or int(starts[-1]) != len(tokens) or bool((starts[1:] < starts[:-1]).any()):
+        raise InvalidArgumentError(
+            f"indptr: expected numbers that ascend from 0 to {len(tokens)}, the number of tokens, got {starts!r:.80}"
+        )
+    return starts, tokens.detach().contiguous().view(torch.int64)
 
 
 def classic(indptr, tokens, k, salt):
@@ -128,7 +170,10 @@ def pack(values, bits):
     each = 8 // bits
     padded = torch.nn.functional.pad(values, (0, -values.shape[1] % each))
     shifts = bits * torch.arange(each, device=values.device)
-    return (padded.view(len(values), -1, each) << shifts).sum(dim=2).to(torch.uint8)
+    return (padded.view(len(values), padded.shape[1] // each, each) << shifts).sum(dim=2).to(torch.uint8)
+
+
+_DENSIFIERS = {"oph-optimal": densify_optimal, "oph-reverse": densify_reverse, "oph-rotation": densify_rotation}
 
 
 def _round(tokens, salt, number):

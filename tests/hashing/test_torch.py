@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from nearhash.errors import DtypeError, InvalidArgumentError
+from nearhash.hashing import MinHash
+from nearhash.hashing.minhash import METHODS
 from nearhash.kernels import reference_hashes, reference_sketches
 
 torch = pytest.importorskip("torch")
@@ -137,3 +140,41 @@ def test_values_of_sketches(bits: int, device: str) -> None:
         values = torch_sketches.as_values(prints, bits).cpu().numpy()
         assert values.dtype == expected.dtype
         np.testing.assert_array_equal(values, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("method", METHODS)
+def test_tensors_have_the_sketches_of_arrays(method: str, device: str) -> None:
+    for bits in (32, 16, 4):
+        minhash = MinHash(k=33, method=method, bits=bits, seed=7)
+        for indptr, tokens in (sets(), EMPTY_SETS, NO_SETS):
+            tokens = tokens & np.uint64(2**32 - 1) if method == "affine32" else tokens
+            expected = minhash.sketch(indptr, tokens)
+            for starts in (indptr, torch.from_numpy(indptr.astype(np.int32)).to(device)):
+                got = minhash.sketch(starts, tensor(tokens, device))
+                assert got.values.device.type == device
+                assert got.header == expected.header
+                values = got.values.cpu().numpy()
+                assert values.dtype == expected.values.dtype
+                np.testing.assert_array_equal(values, expected.values)
+
+
+def test_wrong_tensors() -> None:
+    minhash, indptr, tokens = MinHash(k=4), torch.tensor([0, 2, 3]), torch.tensor([5, -1, 7])
+    same = minhash.sketch(indptr, tokens.view(torch.uint64)).values
+    assert same.tolist() == minhash.sketch(indptr, tokens).values.tolist()
+    for starts, ids, error in (
+        (indptr, tokens.to(torch.int32), DtypeError),
+        (indptr, tokens.to(torch.float64), DtypeError),
+        (indptr, tokens[None], InvalidArgumentError),
+        (indptr.to(torch.float64), tokens, DtypeError),
+        (indptr[None], tokens, InvalidArgumentError),
+        (indptr[:0], tokens, InvalidArgumentError),
+        (indptr + 1, tokens, InvalidArgumentError),
+        (torch.tensor([0, 2, 4]), tokens, InvalidArgumentError),
+        (torch.tensor([0, 5, 3]), tokens, InvalidArgumentError),
+    ):
+        with pytest.raises(error):
+            minhash.sketch(starts, ids)
+    with pytest.raises(InvalidArgumentError, match="32 bits"):
+        MinHash(k=4, method="affine32").sketch(indptr, tokens)
