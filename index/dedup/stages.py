@@ -27,6 +27,7 @@ RECORD = np.dtype([("key", "<u8"), ("document", "<u4")])
 MOST_DOCUMENTS = 2**32 - 1
 MOST_PARTITIONS = 512  # files open at once
 _BYTES_TO_SORT = 56  # of a record: the record itself, keys and documents, twice to sort, marks
+_BYTES_TO_MERGE = 8 * PAIR.itemsize  # of a pair
 _SLAB = 1 << 16  # documents
 
 STAGES = ("sketch", "bands", "compare", "verify", "link", "group", "write", "store", "finished")
@@ -199,7 +200,7 @@ class Stages:
 
     def candidates(self) -> Iterator[NDArray[Any]]:
         """All distinct pairs of `compare` in order, a block at a time: the partitions' are merged."""
-        block = max(1 << 16, self.memory // 8 // PAIR.itemsize)
+        block = max(1, self.memory // _BYTES_TO_MERGE)
         files = [
             np.memmap(self._pairs(number), PAIR, "r", shape=(count,))
             for number, count in enumerate(self.state["pairs"])

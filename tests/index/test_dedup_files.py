@@ -76,6 +76,7 @@ def small_steps(monkeypatch):
     monkeypatch.setattr(stages, "read_chunks", partial(read_chunks, most_documents=17))
     monkeypatch.setattr(stages, "_BYTES_TO_SORT", 1 << 16)
     monkeypatch.setattr(stages, "_SLAB", 40)
+    monkeypatch.setattr(stages, "_BYTES_TO_MERGE", 1 << 26)
     monkeypatch.setattr("nearhash.index.dedup.outcome._COMMIT_AFTER", 1)
 
 
