@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def unpacked(values: NDArray[Any], bits: int) -> NDArray[Any]:
-    """(n, k) one value in each element; those of fewer than 8 bits come as (n, k * bits / 8) uint8, lowest first."""
+    """One value in each element, (n, k) or a few more; below 8 bits they come packed, the lowest bits first."""
     if bits >= 8:
         return values
     shifts = np.arange(0, 8, bits, dtype=np.uint8)

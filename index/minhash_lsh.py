@@ -11,6 +11,7 @@ from nearhash.errors import CorruptIndexError, InvalidArgumentError, SketchMisma
 from nearhash.hashing.banding import Banding, check_similarity, check_weights
 from nearhash.hashing.minhash import MinHash
 from nearhash.hashing.sketches import Sketches
+from nearhash.hashing.vectors import is_tensor
 from nearhash.index.arguments import check_count
 from nearhash.index.arrays import Growable
 from nearhash.index.base import Progress
@@ -157,9 +158,12 @@ class MinHashLSH:
         if not isinstance(keep_sketches, bool):
             raise InvalidArgumentError(f"keep_sketches: expected True or False, got {keep_sketches!r}")
         self.keep_sketches = keep_sketches
-        self.ngram, self.unit = check_count(ngram, "ngram"), unit
+        if unit not in ("word", "char"):
+            raise InvalidArgumentError(f"unit: expected 'word' or 'char', got {unit!r}")
+        self.ngram, self.unit = check_count(ngram, "ngram", most=1 << 16), unit
         self.threads = threads if threads is None else resolve_threads(threads)
-        # The sketches of no sets: what others have to be like.
+        # The sketches of no sets: what others have to be like. The first that say how sets were made of texts decide
+        # that for all.
         self._form = self.minhash.sketch(np.zeros(1, np.int64), np.empty(0, np.uint64))
         self._points = Points()
         self._tables = BandTables(self.banding.bands)
@@ -202,11 +206,11 @@ class MinHashLSH:
                 tables = tables.with_keys(self._keys_of(values[first:last], threads), threads)
                 if progress is not None:
                     progress(last, len(values))
-            self._append(new, values, tables)
+            self._append(new, values, tables, sketches)
         return new.ids
 
-    def _append(self, new: NewPoints, values: NDArray[Any], tables: BandTables) -> None:
-        """Take sketches whose keys are in `tables`; change nothing if that fails."""
+    def _append(self, new: NewPoints, values: NDArray[Any], tables: BandTables, form: Sketches) -> None:
+        """Take sketches like `form` whose keys are in `tables`; change nothing if that fails."""
         present = self._points.slots
         try:
             if self._sketches is not None:
@@ -217,6 +221,7 @@ class MinHashLSH:
                 self._sketches.truncate(present)
             raise
         self._tables = tables
+        self._form = Sketches(self._form.values, {**self._form.header, **form.header})
 
     def add_texts(
         self, texts: Sequence[str], ids: ArrayLike | None = None, progress: Progress | None = None
@@ -272,7 +277,7 @@ class MinHashLSH:
             first, threads = self._points.slots, resolve_threads(self.threads)
             moved = BandTables(self.banding.bands, taken.runs).kept(_renumbered(live, first), first, threads)
             values = taken.sketches[slots] if self.keep_sketches else taken.sketches
-            self._append(new, values, self._tables.with_runs(moved.runs, threads))
+            self._append(new, values, self._tables.with_runs(moved.runs, threads), other._form)
 
     # --- search ---
 
@@ -463,10 +468,7 @@ class MinHashLSH:
         header, tensors = read_file(path, mmap=mmap, verify=verify)
         with refusing(path):
             index = cls(**{name: header[name] for name in cls._SETTINGS})
-            if header.get("sketches") != dict(index._form.header):
-                raise CorruptIndexError(
-                    f"header 'sketches': expected {dict(index._form.header)}, got {header.get('sketches')!r:.300}"
-                )
+            index._form = Sketches(index._form.values, _checked_header(header.get("sketches"), index._form.header))
             index._points = Points.from_tensors(tensors, header.get("next_id"))
             slots = index._points.slots
             index._tables = BandTables.from_tensors(tensors, index.banding.bands, header.get("runs"), slots)
@@ -483,7 +485,14 @@ class MinHashLSH:
                 f"sketches: expected nearhash.hashing.Sketches, as MinHash makes them, got {type(sketches).__name__}"
             )
         self._form.check(sketches)
-        return np.require(sketches.values, requirements=["C", "A", "W"])
+        form, values = self._form.values, sketches.values
+        if is_tensor(values):
+            values = values.cpu().numpy().astype(form.dtype, copy=False)
+        if values.dtype != form.dtype or values.ndim != 2 or values.shape[1] != form.shape[1]:
+            raise InvalidArgumentError(
+                f"sketches: expected {form.dtype} of shape (n, {form.shape[1]}), got {values.dtype} of {values.shape}"
+            )
+        return np.require(values, requirements=["C", "A", "W"])
 
     def _sketch(self, texts: Sequence[str]) -> Sketches:
         return self.minhash.sketch_texts(texts, ngram=self.ngram, unit=self.unit, threads=self.threads)
@@ -507,6 +516,14 @@ class MinHashLSH:
         live = self._points.live if self._points.deleted else _ALL_LIVE
         sketches = self._form.values if self._sketches is None else self._sketches.view
         return _View(self._tables.runs, self._points.ids, live.copy() if hold else live, sketches)
+
+
+def _checked_header(header: Any, expected: dict[str, Any]) -> dict[str, Any]:
+    """What a file says of its sketches: what is expected, and maybe how sets were made of texts."""
+    shingles = header.get("shingles", {}) if isinstance(header, dict) else None
+    if not isinstance(shingles, dict) or header not in (expected, {**expected, "shingles": shingles}):
+        raise CorruptIndexError(f"header 'sketches': expected {expected}, got {header!r:.300}")
+    return dict(header)
 
 
 def _renumbered(live: NDArray[np.uint8], first: int) -> NDArray[np.int32]:

@@ -39,6 +39,8 @@ def rank_candidates(entries, first, last, live, queries, sketches, fields, k, le
     """
     width, packed = sketches.shape[1], fields.shape[0] > 0
     table, found = pointer(fields, 0), first
+    # Values that are none, behind the last one in its byte, are 0 in all sketches.
+    padding = np.int32(width * fields[0] - k) if packed else np.int32(0)
     for i in range(first, last):
         entry = entries[i]
         if i > 0 and entries[i - 1] == entry:
@@ -51,7 +53,7 @@ def rank_candidates(entries, first, last, live, queries, sketches, fields, k, le
             if i + _AHEAD < last:
                 prefetch(pointer(sketches, np.int64(entries[i + _AHEAD] & _SLOTS) * width))
             query = pointer(queries, np.int64(entry >> _WORD) * width)
-            agree = agreement(query, pointer(sketches, slot * width), width, packed, table)
+            agree = agreement(query, pointer(sketches, slot * width), width, packed, table) - padding
             if agree < least:
                 continue
             number |= np.uint64(k - agree) << _COUNT_AT

@@ -54,13 +54,14 @@ def candidates(queries, keys, above):
     return np.array(found, np.uint64)
 
 
-def count_agreements(left, left_rows, right, right_rows, bits):
-    """(p,) int32 how many values agree; values of fewer than 8 bits are packed into bytes."""
+def count_agreements(left, left_rows, right, right_rows, bits, k):
+    """(p,) int32 how many of k values agree; those of fewer than 8 bits are packed, with zeros behind the last one."""
     x, y = left[left_rows], right[right_rows]
     if bits >= 8:
         return (x == y).sum(axis=1, dtype=np.int32)
     mask = (1 << bits) - 1
-    return sum((((x ^ y) >> shift) & mask == 0).sum(axis=1, dtype=np.int32) for shift in range(0, 8, bits))
+    same = sum((((x ^ y) >> shift) & mask == 0).sum(axis=1, dtype=np.int32) for shift in range(0, 8, bits))
+    return same - (x.shape[1] * (8 // bits) - k)
 
 
 def rank_candidates(entries, live, queries, sketches, bits, k, least):
@@ -69,7 +70,7 @@ def rank_candidates(entries, live, queries, sketches, bits, k, least):
     query, slot = (entries >> np.uint64(32)).astype(int), (entries & np.uint64(2**31 - 1)).astype(int)
     differ = np.zeros(len(entries), int)
     if least:
-        differ += k - count_agreements(queries, query, sketches, slot, bits)
+        differ += k - count_agreements(queries, query, sketches, slot, bits, k)
     numbers = query << 48 | differ << 31 | slot
     alive = live[slot] == 1 if len(live) else np.ones(len(slot), bool)
     return numbers[alive & (differ <= k - least if least else True)].astype(np.uint64)

@@ -27,10 +27,10 @@ make = partial(nh.MinHashLSH, threshold=0.5, k=K, bands=BANDS, rows=ROWS)
 DTYPES = {32: np.uint32, 16: np.uint16}
 
 
-def random_values(count, bits=32, seed=0, families=10):
+def random_values(count, bits=32, seed=0, families=10, k=K):
     """Sketches whose values agree for a part: a family shares each value with probability .7."""
     rng = np.random.default_rng(seed)
-    shape = K if bits >= 8 else K * bits // 8
+    shape = k if bits >= 8 else -(-k * bits // 8)
     dtype = DTYPES.get(bits, np.uint8)
     high = np.iinfo(dtype).max
     centres = np.random.default_rng(99).integers(0, high, (families, shape), dtype, endpoint=True)
@@ -91,6 +91,18 @@ def test_query_against_brute_force(bits, verify):
     if verify:
         expected = brute_force(queries, values, bits, 0.8)
         assert_matches(index.query(sketches(index, queries), threshold=0.8), expected, ids)
+
+
+def test_values_that_do_not_fill_bytes():
+    index, values = nh.MinHashLSH(0.5, 21, bands=7, rows=3, bits=2), random_values(300, 2, k=21)
+    values[:, -1] &= 3  # 21 values of 2 bits
+    index.add(sketches(index, values))
+    fields = unpacked(values, 2)[:, :21]
+    same = fields[:, None] == fields[None]
+    banded = same.reshape(300, 300, 7, 3).all(axis=3).any(axis=2)
+    estimate = np.clip((same.mean(axis=2) - 0.25) / 0.75, 0, 1)
+    expected = np.where(banded & (estimate >= 0.5), estimate, np.nan)
+    assert_matches(index.query(sketches(index, values)), expected, np.arange(300))
 
 
 @pytest.mark.parametrize("verify", [True, False])
@@ -238,6 +250,42 @@ def test_sketches_of_another_kind(change):
         with pytest.raises(SketchMismatchError):
             call(sketches(other, values))
     assert len(index) == 0
+
+
+def test_sketches_of_other_shingles(tmp_path):
+    index, values = make(), random_values(20)
+    header = index.minhash.header
+    words, letters = ({**header, "shingles": {"unit": unit}} for unit in ("word", "char"))
+    index.add(Sketches(values, header))
+    index.query(Sketches(values, letters))  # nothing is known yet
+    with pytest.raises(DuplicateIdError):
+        index.add(Sketches(values, letters), ids=np.arange(20))
+    index.add(Sketches(values, words))
+    index.save(tmp_path / "index.nh")
+    other = make()
+    other.add(Sketches(values, letters), ids=np.arange(50, 70))
+    for own in (index, nh.load(tmp_path / "index.nh")):
+        for call in (own.add, own.query):
+            with pytest.raises(SketchMismatchError, match="shingles"):
+                call(Sketches(values, letters))
+        with pytest.raises(SketchMismatchError, match="shingles"):
+            own.merge(other)
+        own.add(Sketches(values, header))
+        assert len(own) == 60
+
+
+def test_sketches_with_values_of_another_shape():
+    index = make()
+    for values in (np.zeros((2, K + 1), np.uint32), np.zeros((2, K), np.uint16), np.zeros(K, np.uint32)):
+        with pytest.raises(InvalidArgumentError, match="sketches"):
+            index.add(Sketches(values, index.minhash.header))
+
+
+def test_torch_sketches():
+    torch = pytest.importorskip("torch")
+    index, values = make(bits=8), random_values(50, 8)
+    index.add(Sketches(torch.from_numpy(values), index.minhash.header))
+    assert_matches(index.query(sketches(index, values)), brute_force(values, values, 8), np.arange(50))
 
 
 @pytest.mark.parametrize("change", [{"rows": 2}, {"keep_sketches": False}])
@@ -476,6 +524,7 @@ def test_perfect_files_around_wrong_contents(tmp_path):
         (lambda: nh.MinHashLSH(threads=0), "threads"),
         (lambda: nh.MinHashLSH(keep_sketches=1), "keep_sketches"),
         (lambda: nh.MinHashLSH(ngram=0), "ngram"),
+        (lambda: nh.MinHashLSH(unit="line"), "unit"),
         (lambda: nh.MinHashLSH(seed=-1), "seed"),
         (lambda: nh.MinHashLSH(k=0), "k"),
         (lambda: nh.MinHashLSH(method="x"), "method"),
