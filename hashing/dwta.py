@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import DimensionError, DtypeError, InvalidArgumentError
 from nearhash.hashing.randomness import check_seed, words64
+from nearhash.hashing.vectors import check_whole
 from nearhash.kernels.dwta import EMPTY, hash_rows
 from nearhash.kernels.threads import resolve_threads, run_chunks
 
@@ -44,9 +45,9 @@ class DWTA:
     """
 
     def __init__(self, dim: int, k: int = 128, window: int = 8, seed: int = 0) -> None:
-        self.window = _count(window, "window", 2, EMPTY)
-        self.dim = _count(dim, "dim", self.window, 2**31 - 1)
-        self.k = _count(k, "k", 1, 2**24)
+        self.window = check_whole(window, "window", 2, EMPTY)
+        self.dim = check_whole(dim, "dim", self.window, 2**31 - 1)
+        self.k = check_whole(k, "k", 1, 2**24)
         self.seed = check_seed(seed)
         windows = self.dim // self.window
         permutations = -(-self.k // windows)
@@ -173,9 +174,3 @@ def _values(values: NDArray[Any]) -> NDArray[np.float32]:
     if not np.isfinite(floats).all():
         raise InvalidArgumentError("vectors: expected finite values within float32, got NaN, inf or beyond")
     return floats
-
-
-def _count(value: Any, name: str, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
-        raise InvalidArgumentError(f"{name}: expected an integer from {least} to {most:,}, got {value!r}")
-    return int(value)

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from nearhash.errors import DtypeError, InvalidArgumentError
 from nearhash.hashing.randomness import check_seed, words64
 from nearhash.hashing.sketches import Sketches
+from nearhash.hashing.vectors import check_whole
 from nearhash.kernels.threads import resolve_threads, run_chunks
 from nearhash.kernels.weighted import sketch_icws, sketch_probminhash
 
@@ -49,11 +50,9 @@ class WeightedMinHash:
     """
 
     def __init__(self, k: int = 128, method: Method = "icws", seed: int = 0) -> None:
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= 65_536:
-            raise InvalidArgumentError(f"k: expected an integer from 1 to 65,536, got {k!r}")
         if method not in get_args(Method):
             raise InvalidArgumentError(f"method: expected one of {', '.join(get_args(Method))}, got {method!r}")
-        self.k = int(k)
+        self.k = check_whole(k, "k", 1, 1 << 16)
         self.method: Method = method
         self.seed = check_seed(seed)
         self._key = words64(self.seed, STREAM, 1)[0]

@@ -70,21 +70,24 @@ def scan_codes(queries, rows, first, last, k, mask, labels, windows, block, keys
     out = np.empty(ROWS, np.uint64)
     distances = pointer(out, 0)
     step = block.shape[0] // words
-    alone = queries.shape[0] == 1
+    # Not worth transposing for one query; and a row of one word is its own transpose.
+    as_stored = words == 1 or queries.shape[0] == 1
     for start in range(first, last, step):
         stop = min(start + step, last)
         groups = (stop - start + ROWS - 1) // ROWS
-        if not alone or stop - start < step:
+        if not as_stored or stop - start < step:
             _load_block(rows, words, start, stop, block)
         for query in range(queries.shape[0]):
             code, bound, size = pointer(queries, query * words), bounds[query], sizes[query]
             pool = pointer(keys, query * capacity)
             for group in range(groups):
                 from_row = start + group * ROWS
-                if alone and stop - start == step:
-                    near = hamming_rows(code, pointer(rows, from_row * words), words, bound, distances)
-                else:
+                if not as_stored or stop - start < step:
                     near = hamming_block(code, pointer(block, group * ROWS * words), words, bound, distances)
+                elif words == 1:
+                    near = hamming_block(code, pointer(rows, from_row), words, bound, distances)
+                else:
+                    near = hamming_rows(code, pointer(rows, from_row * words), words, bound, distances)
                 if near == 0:
                     continue
                 near &= _valid(from_row, stop)
