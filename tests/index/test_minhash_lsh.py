@@ -492,7 +492,7 @@ def test_perfect_files_around_wrong_contents(tmp_path):
         for value in (None, -1, "x", [], 2**70, 1.5):
             if value != header[name]:
                 refused({**header, name: value}, tensors)
-    for name, value in (("runs", 0), ("runs", 1), ("runs", 3), ("runs", True), ("next_id", 1), ("k", 32), ("rows", 2)):
+    for name, value in (("runs", 0), ("runs", 1), ("runs", 3), ("runs", True), ("next_id", 1), ("k", 32), ("bands", 5)):
         refused({**header, name: value}, tensors)
     refused({**header, "sketches": {**header["sketches"], "seed": 2}}, tensors)
     for name, array in tensors.items():
