@@ -94,7 +94,7 @@ def deduplicate(
         needed, places = np.unique(np.concatenate([pairs["low"], pairs["high"]]), return_inverse=True)
         indptr, tokens = [np.zeros(1, np.int64)], []
         for _, last, text, offsets in _chunks(documents, needed):
-            part = as_sets(settings.shingler.shingles_utf8(text, offsets), threads)
+            part = as_sets(settings.shingler.shingles_utf8(text, offsets, threads), threads)
             indptr.append(part[0][1:] + indptr[-1][-1])
             tokens.append(part[1])
             report("verify", last, len(needed))

@@ -236,7 +236,9 @@ class Stages:
                 wanted = np.flatnonzero(needed[document : document + count])
                 document += count
                 if len(wanted):
-                    starts, found = as_sets(self.settings.shingler.shingles_utf8(*_some(chunk, wanted)), self.threads)
+                    starts, found = as_sets(
+                        self.settings.shingler.shingles_utf8(*_some(chunk, wanted), self.threads), self.threads
+                    )
                     token_file.append(found)
                     size_file.append(np.diff(starts))
                     sets, tokens = sets + len(wanted), tokens + len(found)

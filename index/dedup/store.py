@@ -29,7 +29,7 @@ class Store:
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
         self._settings = {name: value for name, value in settings.facts().items() if name != "verify"}
-        self._settings["sketch"] = settings.minhash.header
+        self._settings |= {"sketch": settings.minhash.header, "shingles": settings.shingler.facts()}
         self.segments: list[dict[str, Any]] = []
         self._labels: str | None = None
         if (folder / MANIFEST).exists():
