@@ -5,6 +5,7 @@ same sets and with the same bands and rows.
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -212,6 +213,7 @@ def _measure(make: Callable[[], Library], count: int) -> Document:
     data, library = make_sets(count), make()
     sketches = library.sketches(data.tokens)
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else what insertion takes would come from what making sketches left behind
     gc.disable()  # pauses that grow with the number of Python objects are not held against anybody
     before = resident_bytes() or 0
     started = time.perf_counter()

@@ -142,14 +142,18 @@ class Banding:
                 f"values: expected uint8, uint16 or uint32 of shape (n, {self.values} or more), "
                 f"got {values.dtype} of shape {values.shape}"
             )
-        values = np.require(values, requirements=["C", "A", "W"])
+        if not values.flags.carray:
+            values = np.require(values, requirements=["C", "A", "W"])
         out = np.empty((len(values), self.bands), np.uint64)
-        start = _key_start(check_seed(seed))
+        start, threads = _key_start(check_seed(seed)), resolve_threads(threads)
+        if len(values) <= _CHUNK:
+            band_keys(values, self.bands, self.rows, start, out)
+            return out
 
         def task(first: int, last: int) -> None:
             band_keys(values[first:last], self.bands, self.rows, start, out[first:last])
 
-        run_chunks(task, len(values), resolve_threads(threads), _CHUNK)
+        run_chunks(task, len(values), threads, _CHUNK)
         return out
 
 

@@ -37,6 +37,7 @@ def jaccard_estimates(k: int, bits: int) -> NDArray[np.float64]:
     return estimates
 
 
+@lru_cache
 def least_agreement(threshold: float, k: int, bits: int) -> int:
     """Values of k that must agree for an estimate of at least `threshold`."""
     return k + 1 - int(np.count_nonzero(jaccard_estimates(k, bits) >= threshold))

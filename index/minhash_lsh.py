@@ -12,7 +12,7 @@ from nearhash.hashing.banding import Banding, check_similarity, check_weights
 from nearhash.hashing.minhash import MinHash
 from nearhash.hashing.sketches import Sketches
 from nearhash.hashing.vectors import is_tensor
-from nearhash.index.arguments import check_count
+from nearhash.index.arguments import check_count, for_kernels
 from nearhash.index.arrays import Growable
 from nearhash.index.base import Progress
 from nearhash.index.locks import ReadWriteLock
@@ -383,9 +383,12 @@ class MinHashLSH:
                 part, first, last, view.live, queries, view.sketches, fields, self.k, least, out
             )
 
-        run_chunks(task, len(part), threads, _RANKED)
-        parts = [out[first : first + counts[first]] for first in sorted(counts)]
-        numbers = parts[0] if len(parts) == 1 else np.concatenate([out[:0], *parts])
+        if len(part) <= _RANKED:
+            task(0, len(part))
+            numbers = out[: counts[0]]
+        else:
+            run_chunks(task, len(part), threads, _RANKED)
+            numbers = np.concatenate([out[first : first + counts[first]] for first in sorted(counts)])
         if least:
             numbers.sort()
         return numbers
@@ -492,7 +495,7 @@ class MinHashLSH:
             raise InvalidArgumentError(
                 f"sketches: expected {form.dtype} of shape (n, {form.shape[1]}), got {values.dtype} of {values.shape}"
             )
-        return np.require(values, requirements=["C", "A", "W"])
+        return for_kernels(values)
 
     def _sketch(self, texts: Sequence[str]) -> Sketches:
         return self.minhash.sketch_texts(texts, ngram=self.ngram, unit=self.unit, threads=self.threads)

@@ -187,11 +187,13 @@ def candidates(
     totals = np.zeros(len(keys), np.int64)
     for run, (first, last) in zip(runs, found, strict=True):
         totals += look_up(keys, run.high, run.low, run.starts, run.bits, first, last)
-    ends = totals.cumsum()
-    begin = 0
+    begin, ends = 0, totals.cumsum()
+    everything = int(ends[-1]) if len(ends) else 0
     while begin < len(keys):
         before = int(ends[begin - 1]) if begin else 0
-        stop = max(begin + 1, int(ends.searchsorted(before + _MOST_FOUND, side="right")))
+        stop = len(keys)
+        if everything - before > _MOST_FOUND:
+            stop = max(begin + 1, int(ends.searchsorted(before + _MOST_FOUND, side="right")))
         entries, size = np.empty(int(ends[stop - 1]) - before, np.uint64), 0
         for run, (first, last) in zip(runs, found, strict=True):
             size = collect(first, last, begin, stop, run.slots, above, entries, size)
