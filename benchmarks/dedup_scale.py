@@ -276,7 +276,7 @@ def scale_part(document: Document) -> str:
         "group",
     ]
     return f"""\
-## A large corpus without near-duplicates
+## Near-duplicates in a large corpus
 
 {settings["documents"]:,} documents, {figure(settings["bytes"] / 1e6)} MB of JSONL: definitions of WordNet, drawn at
 random, with {settings["planted"]:,} planted copies in which up to {corpora.MOST_EDITS} words were replaced. `nearhash
@@ -288,7 +288,8 @@ dedup`, verified exactly, with {settings["threads"]} threads and `--memory` of {
 Killed half-way (SIGKILL) and resumed, the output is {same}.
 
 Planted copies by their exact similarity, how many were put into one group with their original, how many the S-curve
-of the bands lets expect, and the standard deviation of that:
+of the bands lets expect, and the standard deviation of that. The curve is that of independent slots; those of fast
+similarity sketches vary less together, so a little more is found near the threshold:
 
 {table(["similarity", "pairs", "found", "expected", "sigma"], curve)}
 The first {document["subset"]["documents"]:,} of the documents in memory, one thread, from Python strings to pairs;
