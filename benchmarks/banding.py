@@ -213,14 +213,13 @@ def _measure(make: Callable[[], Library], count: int) -> Document:
     data, library = make_sets(count), make()
     sketches = library.sketches(data.tokens)
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # else what insertion takes would come from what making sketches left behind
     gc.disable()  # pauses that grow with the number of Python objects are not held against anybody
-    before = resident_bytes() or 0
+    before = _held_bytes()
     started = time.perf_counter()
     index = library.new()
     library.insert(index, sketches)
     inserted = time.perf_counter()
-    grown = (resident_bytes() or 0) - before
+    grown = _held_bytes() - before
     queried = time.perf_counter()
     pairs = library.pairs(index, sketches)
     done = time.perf_counter()
@@ -242,6 +241,12 @@ def _measure(make: Callable[[], Library], count: int) -> Document:
             "others": len(found - set().union(*planted.values())),
         },
     }
+
+
+def _held_bytes() -> int:
+    """Memory of this process, without what its allocator only keeps for later."""
+    ctypes.CDLL(None).malloc_trim(0)
+    return resident_bytes() or 0
 
 
 def banding_table(document: Document) -> str:
