@@ -11,7 +11,15 @@ from nearhash.kernels.jit import jit, jit_inline
 from nearhash.kernels.scan import passes
 from nearhash.kernels.select import keep_least
 from nearhash.kernels.simd import greatest_key, offset, pointer, prefetch
-from nearhash.kernels.simd_hamming import ROWS, hamming, hamming_block, hamming_rows, lowest_bit, transpose_rows
+from nearhash.kernels.simd_hamming import (
+    ROWS,
+    hamming,
+    hamming_block,
+    hamming_rows,
+    hamming_rows4,
+    lowest_bit,
+    transpose_rows,
+)
 
 BLOCK_BYTES = 1 << 15  # of transposed codes: they stay in the first-level cache
 
@@ -86,6 +94,8 @@ def scan_codes(queries, rows, first, last, k, mask, labels, windows, block, keys
                     near = hamming_block(code, pointer(block, group * ROWS * words), words, bound, distances)
                 elif words == 1:
                     near = hamming_block(code, pointer(rows, from_row), words, bound, distances)
+                elif words == 4:
+                    near = hamming_rows4(code, pointer(rows, from_row * words), bound, distances)
                 else:
                     near = hamming_rows(code, pointer(rows, from_row * words), words, bound, distances)
                 if near == 0:

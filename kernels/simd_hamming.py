@@ -148,22 +148,33 @@ def _joined(builder: Any, parts: list[Any]) -> Any:
     return parts[0]
 
 
+_EVEN, _ODD = [0, 8, 2, 10, 4, 12, 6, 14], [1, 9, 3, 11, 5, 13, 7, 15]
+
+
+def _add(builder: Any, left: Any, right: Any, low: list[int], high: list[int]) -> Any:
+    """Sum of two choices of lanes from both vectors."""
+    parts = [builder.shuffle_vector(left, right, ir.Constant(_vector(I32, 8), lanes)) for lanes in (low, high)]
+    return builder.add(parts[0], parts[1])
+
+
 def _folded(builder: Any, sums: list[Any]) -> Any:
     """Sums of the bits of eight rows, in order, from c vectors of eight with c partial sums of each row, c = 4, 2 or 1.
 
     Vector i holds rows i, i + c, ..., each one's partial sums side by side.
     """
 
-    def add(left, right, low, high):
-        parts = (builder.shuffle_vector(left, right, ir.Constant(_vector(I32, 8), lanes)) for lanes in (low, high))
-        return builder.add(*parts)
-
     if len(sums) > 1:  # neighbouring lanes of rows i and i + 1: then these two alternate
-        even, odd = [0, 8, 2, 10, 4, 12, 6, 14], [1, 9, 3, 11, 5, 13, 7, 15]
-        sums = [add(left, right, even, odd) for left, right in zip(sums[::2], sums[1::2], strict=True)]
+        sums = [_add(builder, *pair, _EVEN, _ODD) for pair in zip(sums[::2], sums[1::2], strict=True)]
     if len(sums) > 1:  # pairs of lanes: rows 0 1 0 1 4 5 4 5 and 2 3 2 3 6 7 6 7
-        sums = [add(sums[0], sums[1], [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15])]
+        sums = [_add(builder, sums[0], sums[1], [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15])]
     return sums[0]
+
+
+def _folded_pairs(builder: Any, sums: list[Any]) -> Any:
+    """As `_folded` for four vectors, of which vector i holds rows 2 i and 2 i + 1."""
+    low, high = (_add(builder, *pair, _EVEN, _ODD) for pair in zip(sums[::2], sums[1::2], strict=True))
+    # Now rows 0 2 0 2 1 3 1 3 and 4 6 4 6 5 7 5 7.
+    return _add(builder, low, high, [0, 4, 1, 5, 8, 12, 9, 13], [2, 6, 3, 7, 10, 14, 11, 15])
 
 
 @intrinsic
@@ -194,6 +205,26 @@ def hamming_rows(typing_context, query, rows, words, bound, out):
         return _report(builder, totals, bound, out)
 
     return _block_signature(), codegen
+
+
+@intrinsic
+def hamming_rows4(typing_context, query, rows, bound, out):
+    """`hamming_rows` for rows of four words, two of which one load brings: twice as fast in the cache."""
+    signature = types.uint64(_word, _word, types.int64, _word)
+
+    def codegen(context, builder, signature, arguments):
+        query, rows, bound, out = arguments
+        value = _joined(builder, [_load(builder, query, ir.Constant(I64, 0), _vector(I64, 4))] * 2)
+        totals = []
+        for group in range(_GROUPS):
+            sums = []
+            for pair in range(4):
+                codes = _load(builder, rows, ir.Constant(I64, 32 * group + 8 * pair), _EIGHT)
+                sums.append(_count_bits(builder, builder.xor(codes, value)))
+            totals.append(_folded_pairs(builder, sums))
+        return _report(builder, totals, bound, out)
+
+    return signature, codegen
 
 
 @intrinsic

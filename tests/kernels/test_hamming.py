@@ -68,6 +68,11 @@ def call_rows(query, rows, bound, out):
 
 
 @njit
+def call_rows4(query, rows, bound, out):
+    return simd_hamming.hamming_rows4(pointer(query, 0), pointer(rows, 0), bound, pointer(out, 0))
+
+
+@njit
 def call_distance(x, y):
     return simd_hamming.hamming(pointer(x, 0), pointer(y, 0), x.shape[0])
 
@@ -81,10 +86,13 @@ def test_blocks(words):
     assert (block[-1] == 7).all()
     away = reference_hamming.distances(asked, rows)[0]
     for bound in (0, int(away.min()), int(away.min()) + 1, int(np.median(away)), 64 * words + 1):
-        for step in (
+        steps = [
             lambda bound: call_block(asked[0], block, words, bound, out),
             lambda bound: call_rows(asked[0], rows, bound, out),
-        ):
+        ]
+        if words == 4:
+            steps.append(lambda bound: call_rows4(asked[0], rows, bound, out))
+        for step in steps:
             out[:] = 7
             near = int(step(bound))
             assert [near >> i & 1 for i in range(64)] == (away < bound).tolist()
