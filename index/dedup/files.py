@@ -95,8 +95,8 @@ def deduplicate_files(
     resume : bool
         Go on with an interrupted run of the same arguments; the output is the same byte for byte.
     memory : int
-        Bytes for sketches, keys and pairs; beyond them a run takes some 40 bytes a document, about fifteen times the
-        largest document, and the interpreter with its libraries.
+        Bytes for sketches, keys and pairs; beyond them a run takes some 40 bytes a document, several times the largest
+        document (with characters as units some twenty times), and the interpreter with its libraries.
     threads : int, optional
     progress : callable, optional
         ``progress(stage, done, total)``; an exception that it raises interrupts the run.
