@@ -219,6 +219,19 @@ def test_remove_and_compact():
     assert index.ids.tolist() == [400, 401]
 
 
+def test_compacting_several_runs(tmp_path):
+    index, fresh, values = make(), make(), random_values(1300)
+    for first, last in ((0, 1000), (1000, 1300)):
+        index.add(sketches(index, values[first:last]))
+    gone = np.arange(100, 250)
+    index.remove(gone)
+    index.compact()
+    assert index.info()["runs"] == [850, 300]
+    fresh.add(sketches(fresh, np.delete(values, gone, axis=0)), ids=np.delete(np.arange(1300), gone))
+    index.save(tmp_path / "index.nh")
+    assert all_pairs(index) == all_pairs(nh.load(tmp_path / "index.nh")) == all_pairs(fresh)
+
+
 def test_merge():
     values = random_values(600)
     left, right = make(), make()
