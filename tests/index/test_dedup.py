@@ -102,6 +102,16 @@ def test_threads_and_iterables_do_not_matter():
         assert one.similarities.tobytes() == other.similarities.tobytes()
 
 
+def test_chunks_do_not_matter(monkeypatch):
+    texts = corpus(2)
+    whole = nh.deduplicate(texts, ngram=2)
+    monkeypatch.setattr("nearhash.index.dedup.memory._DOCUMENTS", 7)
+    monkeypatch.setattr("nearhash.index.dedup.memory._BYTES", 1500)
+    parts = nh.deduplicate(texts, ngram=2)
+    assert np.array_equal(whole.labels, parts.labels)
+    assert whole.similarities.tobytes() == parts.similarities.tobytes()
+
+
 def test_empty_and_short_texts():
     texts = ["", " \n", "one", "two", "One!", "", "...", "one two"]
     found = nh.deduplicate(texts)

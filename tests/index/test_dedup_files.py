@@ -540,6 +540,15 @@ def test_input_that_is_not_there_or_not_right(tmp_path):
     assert (tmp_path / "full/precious").read_text() == "x"
 
 
+def test_folders_are_walked_in_sorted_order(tmp_path):
+    names = ["a.txt", "z.txt", "b/c/x.txt", "b/d/x.txt", "b/e/a.txt", "f/x.txt"]
+    for name in reversed(names):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("")
+    assert [source.name for source in find_sources([tmp_path / "in"])] == names
+    assert [source.name for source in find_sources([tmp_path / "in/f", tmp_path / "in/a.txt"])] == ["f/x.txt", "a.txt"]
+
+
 def test_bytes_that_are_no_utf8_can_be_replaced(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.txt").write_bytes(b"one \xff two three")
