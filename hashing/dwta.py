@@ -144,7 +144,6 @@ class DWTA:
         wins = 0
         for i in np.flatnonzero((a != 0) & (b != 0)):
             less = ((a == 0) | (a < a[i])) & ((b == 0) | (b < b[i]))
-            less[i] = False
             wins += self._windows(int(less.sum()), self.window - 1)
         total = self._windows(self.dim, self.window)
         empty = [self._windows(int(zero.sum()), self.window) for zero in (a == 0, b == 0, (a == 0) & (b == 0))]

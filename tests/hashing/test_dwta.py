@@ -45,7 +45,7 @@ def test_every_window_is_a_permutation_of_different_coordinates():
         permutation, coordinates = np.nonzero(hasher._bins == number)
         assert len(set(permutation.tolist())) == 1
         assert sorted(hasher._places[permutation, coordinates].tolist()) == list(range(8))
-    assert not np.array_equal(hasher._bins[0], hasher._bins[1])
+    assert not np.array_equal(hasher._places[0], hasher._places[1])
 
 
 def test_only_the_order_of_values_matters():
