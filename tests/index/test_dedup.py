@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nearhash.hashing.texts import Shingler
 
 import nearhash as nh
 from nearhash.errors import DtypeError, InvalidArgumentError
+from nearhash.hashing.texts import Shingler
 from nearhash.index.dedup.candidates import ALL_PAIRS, PAIR, compare_buckets, distinct, estimate, sort_keys
 from nearhash.index.dedup.rates import estimated_rates, similarity_shares
 from nearhash.index.dedup.settings import Settings, choose_banding
