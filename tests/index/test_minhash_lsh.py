@@ -230,6 +230,9 @@ def test_compacting_several_runs(tmp_path):
     fresh.add(sketches(fresh, np.delete(values, gone, axis=0)), ids=np.delete(np.arange(1300), gone))
     index.save(tmp_path / "index.nh")
     assert all_pairs(index) == all_pairs(nh.load(tmp_path / "index.nh")) == all_pairs(fresh)
+    for own in (index, fresh):
+        own.add(sketches(own, values[:200]))
+    assert all_pairs(index) == all_pairs(fresh)
 
 
 def test_merge():
