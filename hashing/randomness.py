@@ -34,8 +34,8 @@ def words64(seed: int, stream: int, count: int) -> NDArray[np.uint64]:
 
 def uniforms(seed: int, stream: int, count: int) -> NDArray[np.float64]:
     """`count` float64 in the open interval (0, 1), multiples of 2**-53 plus 2**-54."""
-    numbers: NDArray[np.float64] = ((words64(seed, stream, count) >> np.uint64(11)) + 0.5) * 2.0**-53
-    return numbers
+    numbers = (words64(seed, stream, count) >> np.uint64(11)).astype(np.float64)
+    return (numbers + 0.5) * 2.0**-53
 
 
 def signs(seed: int, stream: int, count: int) -> NDArray[np.float32]:

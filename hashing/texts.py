@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
@@ -56,7 +56,9 @@ class Shingler:
     what the running Python's ``unicodedata`` says: it changes for newly assigned characters only.
     """
 
-    def __init__(self, ngram: int = 5, unit: str = "word", *, lowercase: bool = True, form: str | None = "NFC") -> None:
+    def __init__(
+        self, ngram: int = 5, unit: str = "word", *, lowercase: bool = True, form: Literal["NFC", "NFKC"] | None = "NFC"
+    ) -> None:
         self.ngram = check_whole(ngram, "ngram", 1, 1024)
         if unit not in _UNITS:
             raise InvalidArgumentError(f"unit: expected 'word' or 'char', got {unit!r}")

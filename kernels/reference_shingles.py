@@ -1,6 +1,7 @@
 """Python specification of `shingles.py`: texts, n-grams of words or characters, their hashes."""
 
 import unicodedata
+from typing import Literal
 
 import xxhash
 
@@ -20,7 +21,7 @@ UNSPACED = (
 )
 
 
-def kind(character):
+def kind(character: str) -> str:
     """The class of a character: "separator", "word", "single", "mark" or "space"."""
     category = unicodedata.category(character)
     if character.isspace():
@@ -32,7 +33,7 @@ def kind(character):
     return "single" if any(low <= ord(character) <= high for low, high in UNSPACED) else "word"
 
 
-def normalise(text, lowercase=True, form="NFC"):
+def normalise(text: str, lowercase: bool = True, form: "Literal['NFC', 'NFKC'] | None" = "NFC") -> str:
     """Canonical caseless form (Unicode Standard, D145), or NFKC's."""
     if form is not None:
         text = unicodedata.normalize(form, text)

@@ -125,14 +125,13 @@ def columns_8(typing_context, values, stride):
 
 
 @intrinsic
-def store_signs(typing_context, values, bits):
-    """Bit i of 16 at the pointer `bits` (uint16): whether values[i] >= 0, for 16 float32."""
-    signature = types.void(_float, types.CPointer(types.uint16))
+def sign_mask(typing_context, values):
+    """Bit i: whether values[i] >= 0, for 16 float32 (-0 counts as 0, NaN as negative)."""
+    signature = types.uint64(_float)
 
     def codegen(context, builder, signature, arguments):
         value = _load(builder, arguments[0], ir.Constant(I64, 0), _FLOATS)
         mask = builder.fcmp_ordered(">=", value, _splat(_FLOATS, 0.0))
-        builder.store(builder.bitcast(mask, I16), arguments[1]).align = 1
-        return context.get_dummy_value()
+        return builder.zext(builder.bitcast(mask, I16), I64)
 
     return signature, codegen

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from nearhash.index.hits import Hits, RangeHits
     from nearhash.index.ivf import IVFIndex
     from nearhash.index.load import load
-    from nearhash.index.lsh import LSHIndex
     from nearhash.index.minhash_lsh import MinHashLSH
     from nearhash.service.client import Client
 
@@ -31,7 +30,6 @@ _HOME = {
     "HammingIndex": "nearhash.index.hamming",
     "Hits": "nearhash.index.hits",
     "IVFIndex": "nearhash.index.ivf",
-    "LSHIndex": "nearhash.index.lsh",
     "MinHashLSH": "nearhash.index.minhash_lsh",
     "RangeHits": "nearhash.index.hits",
     "deduplicate": "nearhash.index.dedup",
@@ -51,7 +49,6 @@ __all__ = [
     "HammingIndex",
     "Hits",
     "IVFIndex",
-    "LSHIndex",
     "MinHashLSH",
     "RangeHits",
     "__version__",
