@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,9 @@ from nearhash.hashing.sketches import DTYPES, Sketches, chance_of
 from nearhash.hashing.vectors import check_whole, is_tensor
 from nearhash.kernels import set_sketches
 from nearhash.kernels.threads import resolve_threads, run_chunks
+
+if TYPE_CHECKING:
+    from nearhash.hashing.texts import Shingler
 
 METHODS = ("fss", "oph-optimal", "oph-reverse", "oph-rotation", "classic", "affine32")
 VERSION = 1  # of the values: a change in what a method computes gets another
@@ -109,11 +112,27 @@ class MinHash:
         self, texts: Sequence[str] | Sequence[bytes], ngram: int = 5, unit: str = "word", threads: int | None = None
     ) -> Sketches:
         """Sketches of the sets of shingles of texts, see `Shingler`, whose defaults hold for what is not named here."""
-        from nearhash.hashing.texts import Shingler
+        from nearhash.hashing.texts import Shingler, joined
 
-        shingler = Shingler(ngram=ngram, unit=unit)
-        indptr, tokens = shingler.shingles(texts, threads=threads)
-        return self._labelled(self.sketch(indptr, self._folded(tokens), threads), shingler.facts())
+        return self.sketch_utf8(*joined(texts), Shingler(ngram=ngram, unit=unit), threads)
+
+    def sketch_utf8(
+        self, text: ArrayLike, offsets: ArrayLike, shingler: "Shingler", threads: int | None = None
+    ) -> Sketches:
+        """Sketches of the sets of shingles of texts that lie one behind the other; see `Shingler.shingles_utf8`.
+
+        Shingles are used as they are made: all of them together take no memory.
+        """
+        out = self._empty(np.asarray(offsets).size - 1)
+
+        def use(first: int, starts: NDArray[np.int64], tokens: NDArray[np.uint64]) -> None:
+            ids = self._folded(tokens)
+            for row in range(0, len(starts) - 1, _CHUNK):
+                some = starts[row : row + _CHUNK + 1]
+                self._finish(self._minima(some, ids), out[first + row : first + row + len(some) - 1])
+
+        shingler.each(text, offsets, use, threads)
+        return Sketches(out, {**self.header, "shingles": shingler.facts()})
 
     def sketch_sets(self, sets: Iterable[Iterable[str | bytes | int]], threads: int | None = None) -> Sketches:
         """Sketches of Python sets (or lists) of str, bytes or int.
@@ -121,7 +140,7 @@ class MinHash:
         Strings and bytes are hashed by XXH3 (64 bits), strings as UTF-8, and numbers, 0 to 2**64 - 1, are tokens as
         they are; for "affine32" strings and bytes are hashed by SHA-1 (32 bits), as datasketch does.
         """
-        from nearhash.hashing.texts import hash_sets
+        from nearhash.hashing.members import hash_sets
 
         return self.sketch(*hash_sets(sets, "sha1_32" if self.method == "affine32" else "xxh3_64"), threads)
 
@@ -189,9 +208,6 @@ class MinHash:
         """Hashes of 64 bits as tokens of this method."""
         return tokens & np.uint64(0xFFFFFFFF) if self.method == "affine32" else tokens
 
-    def _labelled(self, sketches: Sketches, shingles: dict[str, Any]) -> Sketches:
-        return Sketches(sketches.values, {**sketches.header, "shingles": shingles})
-
     def _minima(self, starts: NDArray[np.int64], ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """(n, k) minima of a few sets."""
         out = np.empty((len(starts) - 1, self.k), np.uint64)
@@ -218,9 +234,12 @@ class MinHash:
         set_sketches.fingerprints(minima, self.bits, values)
         set_sketches.pack(values, self.bits, out)
 
-    def _sketch(self, count: int, minima: Callable[[int, int], NDArray[np.uint64]], threads: int) -> Sketches:
+    def _empty(self, count: int) -> NDArray[Any]:
         width = self.k if self.bits >= 8 else -(-self.k * self.bits // 8)
-        out = np.empty((count, width), DTYPES[self.bits])
+        return np.empty((max(count, 0), width), DTYPES[self.bits])
+
+    def _sketch(self, count: int, minima: Callable[[int, int], NDArray[np.uint64]], threads: int) -> Sketches:
+        out = self._empty(count)
         run_chunks(lambda first, last: self._finish(minima(first, last), out[first:last]), count, threads, _CHUNK)
         return Sketches(out, self.header)
 

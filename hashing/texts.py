@@ -1,31 +1,34 @@
-"""Texts as sets of hashes: shingles of words or characters; and hashes of the members of Python sets."""
+"""Texts as sets of hashes: shingles of words or characters."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
-import xxhash
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import InvalidArgumentError
+from nearhash.hashing.normalisation import normalised
 from nearhash.hashing.sets import Sets, bounds_of
 from nearhash.hashing.vectors import check_whole
-from nearhash.kernels import shingles as kernels
-from nearhash.kernels.reference_shingles import kind, normalise
+from nearhash.kernels import words
+from nearhash.kernels.reference_shingles import kind
+from nearhash.kernels.shingles import shingle_texts
 from nearhash.kernels.threads import resolve_threads, run_chunks
-from nearhash.kernels.xxh3 import SECRET, xxh3_parts
+from nearhash.kernels.xxh3 import SECRET
+
+Use = Callable[[int, NDArray[np.int64], NDArray[np.uint64]], None]
+"""What `Shingler.each` calls, with the number of the first text, and the sets of it and those behind it."""
 
 _UNITS = ("word", "char")
 _FORMS = (None, "NFC", "NFKC")
 _CHUNK_BYTES = 1 << 18  # of texts in a task
 _CLASSES = {
-    "separator": kernels.SEPARATOR,
-    "word": kernels.WORD,
-    "single": kernels.SINGLE,
-    "mark": kernels.MARK,
-    "space": kernels.SPACE,
+    "separator": words.SEPARATOR,
+    "word": words.WORD,
+    "single": words.SINGLE,
+    "mark": words.MARK,
+    "space": words.SPACE,
 }
 # Code points with assigned characters lie below the first, but for variation selectors, which are marks.
 _PLANES, _SELECTORS = 0x40000, (0xE0100, 0xE01F0)
@@ -90,9 +93,7 @@ class Shingler:
         InvalidArgumentError
             Something else than texts, invalid UTF-8 or a lone surrogate; the message has its number.
         """
-        encoded = list(map(_encoded, range(len(texts)), _sequence(texts)))
-        bounds = bounds_of(map(len, encoded), len(encoded))
-        return self.shingles_utf8(np.frombuffer(b"".join(encoded), np.uint8), bounds, threads)
+        return self.shingles_utf8(*joined(texts), threads)
 
     def shingles_utf8(self, text: ArrayLike, offsets: ArrayLike, threads: int | None = None) -> Sets:
         """Shingles of texts that lie one behind the other, as in a column of Arrow.
@@ -108,31 +109,54 @@ class Shingler:
         ------------------
         As `shingles`.
         """
-        threads = resolve_threads(threads)
-        data, bounds = self._normalised(*_checked_text(text, offsets))
+        parts: dict[int, Sets] = {}
+
+        def keep(first: int, starts: NDArray[np.int64], tokens: NDArray[np.uint64]) -> None:
+            parts[first] = starts, tokens.copy()
+
+        self.each(text, offsets, keep, threads)
+        done = [parts.pop(first) for first in sorted(parts)]
+        # A part begins with 0, where the one before it ended.
+        sizes = np.array([0, *(len(tokens) for _, tokens in done)])
+        moved = [starts[1:] + before for (starts, _), before in zip(done, sizes.cumsum().tolist(), strict=False)]
+        return np.concatenate([np.zeros(1, np.int64), *moved]), _one([tokens for _, tokens in done])
+
+    def each(self, text: ArrayLike, offsets: ArrayLike, use: Use, threads: int | None = None) -> None:
+        """Hand shingles on as they are made, a few texts at a time: `shingles_utf8` without the memory for all.
+
+        Parameters
+        ----------
+        text, offsets
+            As of `shingles_utf8`.
+        use : callable
+            ``use(first, indptr, tokens)`` gets the sets of the texts from `first` on. It is called by several threads
+            and in any order; the arrays are its own only until it returns.
+        threads : int, optional
+
+        Raises
+        ------
+        InvalidArgumentError
+            As `shingles`, perhaps after some calls.
+        """
+        data, bounds = _checked_text(text, offsets)
         ends = _tasks(bounds)
-        parts: list[tuple[NDArray[np.int64], NDArray[np.uint64]] | None] = [None] * (len(ends) - 1)
 
-        def task(first: int, last: int) -> None:
-            for number in range(first, last):
-                parts[number] = self._chunk(data, bounds[ends[number] : ends[number + 1] + 1])
+        def task(number: int, _: int) -> None:
+            use(ends[number], *self._chunk(data, bounds[ends[number] : ends[number + 1] + 1]))
 
-        run_chunks(task, len(parts), threads, 1)
-        done = [part for part in parts if part is not None]
-        indptr = np.zeros(len(bounds), np.int64)
-        total = 0
-        for number, (starts, tokens) in enumerate(done):
-            indptr[ends[number] + 1 : ends[number + 1] + 1] = starts[1:] + total
-            total += len(tokens)
-        return indptr, done[0][1] if len(done) == 1 else _joined([tokens for _, tokens in done], total)
+        try:
+            run_chunks(task, len(ends) - 1, resolve_threads(threads), 1)
+        except UnicodeDecodeError:
+            _raise_invalid(data, bounds)
 
     def _chunk(self, data: NDArray[np.uint8], bounds: NDArray[np.int64]) -> Sets:
+        data, bounds = normalised(data, bounds, self.lowercase, self.form)
         sizes = np.diff(bounds)
         longest, total = int(sizes.max(initial=0)), int(sizes.sum())
         # An ASCII word takes two bytes with its separator, a word of one character three bytes in UTF-8.
         room = (total + len(sizes)) // 2 + 1 if self.unit == "word" else total + 1
         starts, tokens = np.empty(len(bounds), np.int64), np.empty(room, np.uint64)
-        found = kernels.shingle_texts(
+        found = shingle_texts(
             data,
             bounds,
             self.ngram,
@@ -140,55 +164,30 @@ class Shingler:
             self.lowercase,
             _classes(),
             SECRET,
-            np.empty(2 * longest + 8, np.uint8),
+            np.empty(2 * longest + words.SLACK, np.uint8),
             np.empty(longest + 2, np.int64),
             starts,
             tokens,
         )
-        return starts, tokens[:found].copy() if 2 * found < room else tokens[:found]
-
-    def _normalised(
-        self, text: NDArray[np.uint8], bounds: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Texts with all but ASCII letters folded and normalised; raises for invalid UTF-8."""
-        plain = np.empty(len(bounds) - 1, np.bool_)
-        kernels.ascii_rows(text, bounds, plain)
-        others = np.flatnonzero(~plain)
-        if not len(others):
-            return text, bounds
-        parts, sizes = [], np.diff(bounds)
-        done = 0
-        for row in others.tolist():
-            first, last = int(bounds[row]), int(bounds[row + 1])
-            try:
-                decoded = text[first:last].tobytes().decode()
-            except UnicodeDecodeError as error:
-                raise InvalidArgumentError(
-                    f"texts: number {row} is not UTF-8: {error.reason} at byte {error.start}"
-                ) from None
-            changed = normalise(decoded, self.lowercase, self.form).encode()
-            parts += [text[done:first].tobytes(), changed]
-            sizes[row], done = len(changed), last
-        parts.append(text[done : int(bounds[-1])].tobytes())
-        # What comes before the first text is kept: bounds stay those of the array.
-        return np.frombuffer(bytearray(b"".join(parts)), np.uint8), np.concatenate(
-            [bounds[:1], bounds[0] + np.cumsum(sizes)]
-        )
+        return starts, tokens[:found]
 
 
 @cache
 def _classes() -> NDArray[np.uint8]:
     """(0x110000,) class of each code point."""
-    classes = np.full(0x110000, kernels.SEPARATOR, np.uint8)
+    classes = np.full(0x110000, words.SEPARATOR, np.uint8)
     for first, last in ((0, _PLANES), _SELECTORS):
         classes[first:last] = [_CLASSES[kind(chr(code))] for code in range(first, last)]
     return classes
 
 
-def _sequence(texts: Any) -> Any:
+def joined(texts: Sequence[str] | Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Texts one behind the other in UTF-8, and their bounds; raises as `Shingler.shingles`."""
     if isinstance(texts, str | bytes):
         raise InvalidArgumentError("texts: expected a sequence of texts, got a single one")
-    return texts
+    encoded = list(map(_encoded, range(len(texts)), texts))
+    bounds = bounds_of(map(len, encoded), len(encoded))
+    return np.frombuffer(bytearray().join(encoded), np.uint8), bounds
 
 
 def _encoded(number: int, text: Any) -> bytes:
@@ -218,6 +217,18 @@ def _checked_text(text: ArrayLike, offsets: ArrayLike) -> tuple[NDArray[np.uint8
     )
 
 
+def _raise_invalid(text: NDArray[np.uint8], bounds: NDArray[np.int64]) -> NoReturn:
+    """Say which of these texts is not UTF-8: the first."""
+    for row in range(len(bounds) - 1):
+        try:
+            text[bounds[row] : bounds[row + 1]].tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise InvalidArgumentError(
+                f"texts: number {row} is not UTF-8: {error.reason} at byte {error.start}"
+            ) from None
+    raise AssertionError("all texts are UTF-8")
+
+
 def _tasks(bounds: NDArray[np.int64]) -> list[int]:
     """Texts at which tasks begin and end: of about as many bytes each."""
     ends, done, last = [0], int(bounds[0]), len(bounds) - 1
@@ -228,65 +239,13 @@ def _tasks(bounds: NDArray[np.int64]) -> list[int]:
     return ends if len(ends) > 1 else [0, 0]
 
 
-def _joined(parts: list[NDArray[np.uint64]], total: int) -> NDArray[np.uint64]:
+def _one(parts: list[NDArray[np.uint64]]) -> NDArray[np.uint64]:
     """One array of all parts, which are let go one by one: at most one is there twice."""
-    out, at = np.empty(total, np.uint64), 0
+    if len(parts) == 1:
+        return parts[0]
+    out, at = np.empty(sum(map(len, parts)), np.uint64), 0
     for number, part in enumerate(parts):
         out[at : at + len(part)] = part
         at += len(part)
         parts[number] = part[:0]
     return out
-
-
-# --- members of Python sets ---
-
-
-def hash_sets(sets: Iterable[Iterable[str | bytes | int]], function: str = "xxh3_64") -> Sets:
-    """Members of sets as tokens, CSR: str (as UTF-8) and bytes hashed, int as it is.
-
-    function: "xxh3_64", or "sha1_32", the first four bytes of SHA-1 as datasketch takes them.
-    """
-    tokens = [_hash_members(number, members, function) for number, members in enumerate(sets)]
-    return bounds_of(map(len, tokens), len(tokens)), np.concatenate([np.empty(0, np.uint64), *tokens])
-
-
-def _hash_members(number: int, members: Iterable[Any], function: str) -> NDArray[np.uint64]:
-    if isinstance(members, str | bytes) or not isinstance(members, Iterable):
-        raise InvalidArgumentError(
-            f"sets: expected iterables of tokens, got {type(members).__name__} as number {number}"
-        )
-    listed = members if isinstance(members, list | tuple) else list(members)
-    strings = _hash_strings(listed) if function == "xxh3_64" else None
-    if strings is not None:
-        return strings
-    return np.array([_token(member, _HASHES[function]) for member in listed], np.uint64)
-
-
-def _hash_strings(listed: Sequence[Any]) -> NDArray[np.uint64] | None:
-    """XXH3 of strings by one kernel call; None if there is something else, or a string holds the separator."""
-    try:
-        joined = "\0".join(listed).encode()
-    except (TypeError, UnicodeEncodeError):
-        return None
-    if joined.count(0) != len(listed) - 1:
-        return None
-    out = np.empty(len(listed), np.uint64)
-    xxh3_parts(np.frombuffer(bytearray(joined), np.uint8), 0, len(joined), np.uint8(0), SECRET, out)
-    return out
-
-
-def _sha1_32(data: bytes) -> int:
-    return int.from_bytes(hashlib.sha1(data, usedforsecurity=False).digest()[:4], "little")
-
-
-_HASHES: dict[str, Callable[[bytes], int]] = {"xxh3_64": xxhash.xxh3_64_intdigest, "sha1_32": _sha1_32}
-
-
-def _token(member: Any, function: Callable[[bytes], int]) -> int:
-    if isinstance(member, str):
-        return function(_encoded(0, member))
-    if isinstance(member, bytes):
-        return function(member)
-    if isinstance(member, int | np.integer) and not isinstance(member, bool) and 0 <= member < 1 << 64:
-        return int(member)
-    raise InvalidArgumentError(f"sets: expected str, bytes or int from 0 to 2**64 - 1, got {member!r:.80}")

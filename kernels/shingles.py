@@ -9,30 +9,11 @@ import numpy as np
 
 from nearhash.kernels import simd
 from nearhash.kernels.jit import jit, jit_inline
-from nearhash.kernels.simd_bytes import copy_bytes
+from nearhash.kernels.simd_bytes import BLOCK, copy_bytes
+from nearhash.kernels.words import SPACE, code_point, size_of, words_of
 from nearhash.kernels.xxh3 import xxh3
 
-SEPARATOR, WORD, SINGLE, MARK, SPACE = 0, 1, 2, 3, 4
 _BLANK, _CASE = np.uint8(32), np.uint8(32)
-
-
-@jit_inline
-def _size_of(lead):
-    """Bytes of the character of UTF-8 that begins with byte `lead`."""
-    if lead < 0x80:
-        return 1
-    return 2 if lead < 0xE0 else (3 if lead < 0xF0 else 4)
-
-
-@jit_inline
-def _code_point(source, size):
-    value = np.int64(source[0])
-    if size == 1:
-        return value
-    value &= 0x7F >> size
-    for i in range(1, size):
-        value = (value << 6) | (np.int64(source[i]) & 0x3F)
-    return value
 
 
 @jit_inline
@@ -41,43 +22,14 @@ def _folded(byte, fold):
 
 
 @jit_inline
-def _words(source, count, fold, classes, buffer, starts):
-    """Write the words of a text, one blank between two, and where each starts; returns how many, and bytes written."""
-    written, words, at = 0, 0, 0
-    inside, single = False, False
-    while at < count:
-        lead = source[at]
-        size = _size_of(lead)
-        kind = np.int64(classes[_code_point(simd.offset(source, at), size)])
-        if kind in (SEPARATOR, SPACE):
-            inside = False
-            at += size
-            continue
-        if not inside or (kind != MARK and (single or kind == SINGLE)):
-            buffer[written] = _BLANK
-            written += words > 0
-            starts[words] = written
-            words += 1
-        inside, single = True, kind == SINGLE or (kind == MARK and single and inside)
-        if size == 1:
-            buffer[written] = _folded(lead, fold)
-        else:
-            copy_bytes(simd.offset(buffer, written), simd.offset(source, at), size)
-        written += size
-        at += size
-    starts[words] = written + 1
-    return words, written
-
-
-@jit_inline
 def _characters(source, count, fold, classes, buffer, starts):
-    """Write the characters of a text, runs of white space as one blank and none at the ends; as `_words` otherwise."""
+    """Write the characters of a text, runs of white space as one blank and none at the ends, and where each starts."""
     written, characters, at = 0, 0, 0
     pending = False
     while at < count:
         lead = source[at]
-        size = _size_of(lead)
-        kind = np.int64(classes[_code_point(simd.offset(source, at), size)])
+        size = size_of(lead)
+        kind = np.int64(classes[code_point(simd.offset(source, at), size)])
         if kind == SPACE:
             pending = characters > 0
             at += size
@@ -104,18 +56,23 @@ def shingle_texts(text, bounds, ngram, by_word, fold, classes, secret, buffer, s
 
     text (m,) uint8; bounds and indptr (n + 1,) int64; by_word: of words, otherwise of characters; fold: lower-case
     ASCII letters; classes (0x110000,) uint8; secret: that of XXH3. Scratch for the longest text of b bytes: buffer (2
-    b + 8,) uint8, starts (b + 2,) int64. tokens uint64: room for one more than bytes of all texts, fewer if the caller
-    knows.
+    b + SLACK,) uint8, starts (b + 2,) int64. tokens uint64: room for one more than bytes of all texts, fewer if the
+    caller knows.
     """
+    block = np.empty(BLOCK, np.uint8)
     indptr[0], found = 0, 0
     gap = 1 if by_word else 0  # between two words stands a blank, which belongs to neither
     for row in range(bounds.shape[0] - 1):
         source, count = simd.pointer(text, bounds[row]), bounds[row + 1] - bounds[row]
         line, marks = simd.pointer(buffer, 0), simd.pointer(starts, 0)
         if by_word:
-            units, written = _words(source, count, fold, classes, line, marks)
+            readable = text.shape[0] - bounds[row]
+            units, written = words_of(
+                source, count, readable, fold, simd.pointer(classes, 0), simd.pointer(block, 0), line, marks
+            )
+            written -= units > 0
         else:
-            units, written = _characters(source, count, fold, classes, line, marks)
+            units, written = _characters(source, count, fold, simd.pointer(classes, 0), line, marks)
         if units > 0 and units < ngram:
             tokens[found] = xxh3(line, written, simd.pointer(secret, 0))
             found += 1
@@ -125,13 +82,3 @@ def shingle_texts(text, bounds, ngram, by_word, fold, classes, secret, buffer, s
             found += 1
         indptr[row + 1] = found
     return found
-
-
-@jit
-def ascii_rows(text, bounds, out):
-    """Whether each of n texts has only bytes below 128: out (n,) bool."""
-    for row in range(out.shape[0]):
-        high = np.uint8(0)
-        for i in range(bounds[row], bounds[row + 1]):
-            high |= text[i]
-        out[row] = high < np.uint8(128)

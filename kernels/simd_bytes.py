@@ -1,10 +1,10 @@
-"""Unaligned words out of bytes, and products of 64 by 64 bits, as LLVM IR behind Numba intrinsics."""
+"""Bytes: unaligned numbers, products of 64 by 64 bits, classes and copies of text; LLVM IR behind intrinsics."""
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from nearhash.kernels.simd import I8, I32, I64, _call
+from nearhash.kernels.simd import I8, I32, I64, _call, _load, _loop, _splat, _vector
 
 _BYTES = types.CPointer(types.uint8)
 
@@ -64,3 +64,87 @@ def copy_bytes(typing_context, target, source, count):
         return context.get_dummy_value()
 
     return types.void(_BYTES, _BYTES, types.int64), codegen
+
+
+# --- text ---
+
+BLOCK = 64  # bytes classed at once
+WORD_STEP = 16  # bytes of a word copied at once
+
+
+def _below(builder, bytes_, first, count):
+    """Which bytes are one of `count` from `first` on."""
+    kind = bytes_.type
+    return builder.icmp_unsigned("<", builder.sub(bytes_, _splat(kind, first)), _splat(kind, count))
+
+
+def _folded(builder, bytes_):
+    upper = _below(builder, bytes_, ord("A"), 26)
+    return builder.or_(bytes_, builder.select(upper, _splat(bytes_.type, 32), _splat(bytes_.type, 0)))
+
+
+def _block_mask(choose):
+    """An intrinsic's code: bit i says what `choose` does of byte i of a block."""
+
+    def codegen(context, builder, signature, arguments):
+        block = _load(builder, arguments[0], ir.Constant(I64, 0), _vector(I8, BLOCK))
+        return builder.bitcast(choose(builder, block), I64)
+
+    return codegen
+
+
+@intrinsic
+def ascii_words(typing_context, source):
+    """Mask of the letters, digits and underscores of ASCII among 64 bytes."""
+
+    def choose(builder, block):
+        kind = block.type
+        letter = _below(builder, builder.or_(block, _splat(kind, 32)), ord("a"), 26)
+        line = builder.icmp_unsigned("==", block, _splat(kind, ord("_")))
+        return builder.or_(builder.or_(letter, line), _below(builder, block, ord("0"), 10))
+
+    return types.uint64(_BYTES), _block_mask(choose)
+
+
+@intrinsic
+def first_bytes(typing_context, source):
+    """Mask of the first bytes of characters of UTF-8 that have several, among 64 bytes."""
+
+    def choose(builder, block):
+        return builder.icmp_unsigned(">=", block, _splat(block.type, 0xC0))
+
+    return types.uint64(_BYTES), _block_mask(choose)
+
+
+@intrinsic
+def high_bytes(typing_context, source):
+    """Mask of what is not ASCII among 64 bytes."""
+
+    def choose(builder, block):
+        return builder.icmp_signed("<", block, _splat(block.type, 0))
+
+    return types.uint64(_BYTES), _block_mask(choose)
+
+
+@intrinsic
+def copy_word(typing_context, target, source, size, fold):
+    """Copy bytes in steps of 16, at least `size` and at least one step; fold: lower-case letters of ASCII."""
+
+    def codegen(context, builder, signature, arguments):
+        target, source, size, fold = arguments
+        kind = _vector(I8, WORD_STEP)
+
+        def step(at, _):
+            word = _load(builder, source, at, kind)
+            word = builder.select(fold, _folded(builder, word), word)
+            place = builder.bitcast(builder.gep(target, [at]), kind.as_pointer())
+            builder.store(word, place).align = 1
+            return []
+
+        step(ir.Constant(I64, 0), [])
+        more = ir.Constant(I64, WORD_STEP - 1)
+        whole = builder.and_(builder.add(size, more), ir.Constant(I64, -WORD_STEP))
+        _loop(builder, ir.Constant(I64, WORD_STEP), whole, WORD_STEP, [], step)
+        return context.get_dummy_value()
+
+    return types.void(_BYTES, _BYTES, types.int64, types.boolean), codegen

@@ -1,6 +1,9 @@
 """Shingles of texts against their Python specification; XXH3 against the package xxhash."""
 
+import ctypes
+import mmap
 import random
+import unicodedata
 
 import numpy as np
 import pytest
@@ -8,7 +11,9 @@ import xxhash
 
 from nearhash.errors import InvalidArgumentError
 from nearhash.hashing import MinHash, Shingler
-from nearhash.hashing.texts import hash_sets
+from nearhash.hashing.members import hash_sets
+from nearhash.hashing.normalisation import normalised
+from nearhash.hashing.texts import joined
 from nearhash.kernels import reference_shingles, xxh3
 
 ALPHABET = "aB cZ.é,İß 漢字ひらがカタทดสอบ\u0301\t\n_9٣𝒳😀-\u3000ﬁ\u0e33İ"
@@ -17,7 +22,12 @@ ALPHABET = "aB cZ.é,İß 漢字ひらがカタทดสอบ\u0301\t\n_9٣𝒳
 def some_texts(count):
     chosen = random.Random(0)
     texts = ["", "a", " ", "...", "Hello, World", "\u0301", "the quick brown fox jumps over the lazy dog"]
-    return texts + ["".join(chosen.choice(ALPHABET) for _ in range(chosen.randint(0, 60))) for _ in range(count)]
+    texts += ["".join(chosen.choice(ALPHABET) for _ in range(chosen.randint(0, 60))) for _ in range(count)]
+    # Long runs of one kind, so that words, characters and marks lie across the blocks of 64 bytes in every way.
+    for _ in range(count):
+        alphabet = chosen.choice(["ab ", "a漢", "漢\u0301", "éa\u0301", "ab漢\u0301. ", "𝒳a ", ALPHABET])
+        texts.append("".join(chosen.choice(alphabet) * chosen.choice([1, 1, 2, 17, 70]) for _ in range(40)))
+    return texts
 
 
 def test_xxh3():
@@ -39,6 +49,68 @@ def test_shingles(unit, ngram, lowercase, form):
     for number, text in enumerate(texts):
         expected = reference_shingles.shingles(text, ngram, unit, lowercase, form)
         assert tokens[bounds[number] : bounds[number + 1]].tolist() == expected
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFKC", None])
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_normalisation(lowercase, form):
+    """Runs normalised apart give what whole texts do: every character, between those it may join with."""
+    every = [chr(code) for code in range(0x80, 0x30000) if not 0xD800 <= code < 0xE000]
+    texts = ["".join(every[at : at + 64]) for at in range(0, len(every), 64)]
+    texts += [f"{mark}o{mark}\n{mark}가{mark}\n\n\u1161x" * 3 for mark in every if unicodedata.combining(mark)]
+    texts += ["", "plain", "é", "aé", "éa", "\n\u0301", "x" * 63 + "é" * 65, *some_texts(100)]
+    encoded = [text.encode() for text in texts]
+    data = np.frombuffer(bytearray(b"xyz\n" + b"".join(encoded)), np.uint8)
+    bounds = 4 + np.cumsum([0, *map(len, encoded)])
+    out, ends = normalised(data, bounds, lowercase, form)
+    for row, text in enumerate(texts):
+        found = bytes(out[ends[row] : ends[row + 1]]).decode()
+        fold = reference_shingles.normalise(text, lowercase, form)
+        assert (found.encode().lower().decode() if lowercase else found) == fold  # ASCII is folded later
+
+
+def test_the_reader_stays_within_the_array():
+    """The last text ends where memory does: 16 and 64 bytes are read at once, but not there."""
+    page = mmap.PAGESIZE
+    whole = mmap.mmap(-1, 2 * page)
+    libc = ctypes.CDLL(None, use_errno=True)
+    first = ctypes.addressof(ctypes.c_char.from_buffer(whole))
+    assert libc.mprotect(ctypes.c_void_p(first + page), page, 0) == 0
+    try:
+        for text in ("a" * 7, "word " * 30 + "end", "é" * 50, "x é" * 21, "a" * 64, "漢" * 40, "a" * 200):
+            data = text.encode()
+            array = np.frombuffer(whole, np.uint8, len(data), page - len(data))
+            array[:] = np.frombuffer(data, np.uint8)
+            for unit in ("word", "char"):
+                expected = reference_shingles.shingles(text, 2, unit)
+                assert Shingler(2, unit).shingles_utf8(array, [0, len(data)])[1].tolist() == expected
+            del array
+    finally:
+        libc.mprotect(ctypes.c_void_p(first + page), page, 3)
+
+
+def test_each_and_sketches_of_texts():
+    """What is handed on piece by piece is what comes at once; sketches of texts are those of their shingles."""
+    texts = some_texts(300) * 20
+    parts = {}
+    data, bounds = joined(texts)
+
+    def use(first, starts, tokens):
+        parts[first] = starts.copy(), tokens.copy()
+
+    Shingler().each(data, bounds, use, threads=2)
+    whole = Shingler().shingles(texts)
+    assert (np.concatenate([parts[first][1] for first in sorted(parts)]) == whole[1]).all()
+    assert len(parts) > 2
+    for method, bits in (("fss", 4), ("affine32", 32)):
+        minhash = MinHash(16, method, bits)
+        low = whole[1] & np.uint64(0xFFFFFFFF) if method == "affine32" else whole[1]
+        expected = minhash.sketch(whole[0], low).values
+        for threads in (1, 3):
+            found = minhash.sketch_texts(texts, threads=threads)
+            assert (found.values == expected).all()
+        assert found.header["shingles"]["ngram"] == 5
+    assert MinHash(8).sketch_texts([]).shape == (0, 8)
 
 
 def test_threads_and_forms_of_input():
@@ -77,7 +149,8 @@ def test_bad_texts():
         ("one text", "single"),
         ([1], "number 0"),
         (["a", "\ud800"], "number 1"),
-        ([b"a", b"\xff\xfe"], "number 1"),
+        ([b"a", b"\xff\xfe", b"\xff"], "number 1 is not UTF-8.*byte 0"),
+        ([b"a\xc3", b"\xa9"], "number 0"),
     ):
         with pytest.raises(InvalidArgumentError, match=match):
             Shingler().shingles(texts)
