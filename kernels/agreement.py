@@ -1,4 +1,4 @@
-"""Candidates whose sketches agree on enough values."""
+"""How much sketches of candidates agree."""
 
 import numpy as np
 
@@ -60,3 +60,26 @@ def rank_candidates(entries, first, last, live, queries, sketches, fields, k, le
         out[found] = number
         found += 1
     return found - first
+
+
+@jit
+def count_agreement(sketches, left, right, bands, rows, agreeing, shared):
+    """How many values, and how many whole bands, two sketches agree on.
+
+    sketches (n, k) uint16; left, right (p,) int64: rows of sketches to be compared; agreeing, shared (p,) int64: values
+    that agree out of k, and bands of the first ``bands * rows`` values.
+    """
+    width = sketches.shape[1]
+    for i in range(left.shape[0]):
+        x, y = pointer(sketches, left[i] * width), pointer(sketches, right[i] * width)
+        total = np.int32(0)
+        for j in range(width):
+            total += np.int32(x[j] == y[j])
+        whole = 0
+        for band in range(bands):
+            j, end = band * rows, (band + 1) * rows
+            while j < end and x[j] == y[j]:
+                j += 1
+            whole += j == end
+        agreeing[i] = total
+        shared[i] = whole

@@ -86,3 +86,10 @@ def components(count, edges):
         if (lowest == before).all():
             break
     return lowest
+
+
+def count_agreement(sketches, left, right, bands, rows):
+    """How many values, and how many whole bands, two sketches agree on: (agreeing, shared), both (p,)."""
+    equal = sketches[left] == sketches[right]
+    whole = equal[:, : bands * rows].reshape(len(left), bands, rows).all(axis=2)
+    return equal.sum(axis=1), whole.sum(axis=1)

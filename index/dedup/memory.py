@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearhash.errors import DtypeError, InvalidArgumentError
-from nearhash.index.dedup.candidates import compare_buckets, sort_keys
+from nearhash.index.dedup.candidates import compare_buckets, ends, sort_keys
 from nearhash.index.dedup.groups import Groups
 from nearhash.index.dedup.rates import estimated_rates
 from nearhash.index.dedup.settings import Settings
@@ -86,12 +86,12 @@ def deduplicate(
     members = np.repeat(filled, settings.bands)
     sort_keys(keys, members)
     report("compare", 0, count)
-    compared = compare_buckets(keys, members, lambda wanted: sketches[wanted], settings)
+    compared = compare_buckets(keys, members, lambda wanted: sketches[wanted], settings, threads=threads)
     report("compare", count, count)
 
     pairs = compared.pairs
     if settings.verify == "exact" and len(pairs):
-        needed, places = np.unique(np.concatenate([pairs["low"], pairs["high"]]), return_inverse=True)
+        needed, places = np.unique(np.concatenate(ends(pairs)), return_inverse=True)
         indptr, tokens = [np.zeros(1, np.int64)], []
         for _, last, text, offsets in _chunks(documents, needed):
             part = as_sets(settings.shingler.shingles_utf8(text, offsets, threads), threads)
@@ -104,10 +104,10 @@ def deduplicate(
         pairs["similarity"] = exact[exact >= settings.threshold]
 
     labels = np.arange(count)
-    ends = np.stack([pairs["low"], pairs["high"]], axis=1)
-    components(labels, ends)
+    edges = np.stack(ends(pairs), axis=1)
+    components(labels, edges)
     rates = estimated_rates(compared.histogram, settings)
-    return Groups(labels, ends, pairs["similarity"].copy(), shingles == 0, rates, settings)
+    return Groups(labels, edges, pairs["similarity"].astype(np.float32), shingles == 0, rates, settings)
 
 
 def _chunks(

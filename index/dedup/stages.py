@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearhash.errors import CorruptIndexError, InvalidArgumentError
-from nearhash.index.dedup.candidates import PAIR, compare_buckets, distinct, estimate, sort_keys
-from nearhash.index.dedup.durable import AppendFile, read_records, write_array, write_json, write_parts
+from nearhash.index.dedup.candidates import PAIR, compare_buckets, distinct, ends, estimate, sort_keys
+from nearhash.index.dedup.durable import AppendFile, read_records, replacing, write_array, write_json, write_parts
 from nearhash.index.dedup.reading import Chunk, Columns, Cursor, read_chunks
 from nearhash.index.dedup.settings import Settings
 from nearhash.index.dedup.shingle_sets import as_sets, jaccard
@@ -27,7 +27,7 @@ RECORD = np.dtype([("key", "<u8"), ("document", "<u4")])
 MOST_DOCUMENTS = 2**32 - 1
 MOST_PARTITIONS = 512  # files open at once
 _BYTES_TO_SORT = 56  # of a record: the record itself, keys and documents, twice to sort, marks
-_BYTES_TO_MERGE = 8 * PAIR.itemsize  # of a pair
+_BYTES_OF_PAIR = 8 * PAIR.itemsize  # of a pair: to sort it, and to merge it with those of others
 _SLAB = 1 << 16  # documents
 
 STAGES = ("sketch", "bands", "compare", "verify", "link", "group", "write", "store", "finished")
@@ -185,41 +185,47 @@ class Stages:
                 documents += self.base
                 if self.base and self.store is not None:
                     keys, documents = _with_known(keys, documents, self.store)
-                found = compare_buckets(keys, documents, signatures.rows, self.settings, self.base, labels)
-                write_parts(self._pairs(number), iter([found.pairs]))
+                runs: list[int] = []
+                with replacing(self._pairs(number)) as pairs_file:
+
+                    def spill(pairs: NDArray[Any], runs: list[int] = runs, file: Any = pairs_file) -> None:
+                        file.write(pairs.view(np.uint8).data)
+                        runs.append(len(pairs))
+
+                    found = compare_buckets(
+                        keys, documents, signatures.rows, self.settings, self.base, labels,
+                        threads=self.threads, most=self._block(4), spill=spill,
+                    )  # fmt: skip
+                    spill(found.pairs)
                 before = np.array(self.state.get("histogram", [0.0] * len(found.histogram)))
                 self.state.commit(
                     compared=number + 1,
                     sorted=sorted_records,
                     histogram=(before + found.histogram).tolist(),
                     skipped=self.state.get("skipped", 0) + found.skipped,
-                    pairs=[*self.state.get("pairs", []), len(found.pairs)],
+                    runs=[*self.state.get("runs", []), runs],
                 )
                 self._partition(number).unlink()
                 self.report("compare", number + 1, partitions)
 
+    def _block(self, share: int) -> int:
+        """Pairs that may be in memory at once if they are to take so small a share of it."""
+        return max(1, self.memory // share // _BYTES_OF_PAIR)
+
     def candidates(self) -> Iterator[NDArray[Any]]:
-        """All distinct pairs of `compare` in order, a block at a time: the partitions' are merged."""
-        block = max(1, self.memory // _BYTES_TO_MERGE)
-        files = [
-            np.memmap(self._pairs(number), PAIR, "r", shape=(count,))
-            for number, count in enumerate(self.state["pairs"])
-            if count
-        ]
-        share = max(1, block // max(1, len(files)))
-        places = [0] * len(files)
-        while any(place < len(file) for place, file in zip(places, files, strict=True)):
-            ahead = [
-                file["low"][place + share]
-                for place, file in zip(places, files, strict=True)
-                if place + share < len(file)
-            ]
-            start = min(file["low"][place] for place, file in zip(places, files, strict=True) if place < len(file))
-            limit = max(min(ahead), start + 1) if ahead else np.iinfo(np.int64).max
-            ends = [int(np.searchsorted(file["low"], limit)) for file in files]
-            parts = [np.array(file[place:end]) for place, end, file in zip(places, ends, files, strict=True)]
-            places = ends
-            yield distinct(np.concatenate(parts))
+        """All distinct pairs of `compare` in order, a block at a time: the runs are merged."""
+        runs: list[NDArray[Any]] = []
+        for number, sizes in enumerate(self.state["runs"]):
+            if sum(sizes):
+                file = np.memmap(self._pairs(number), PAIR, "r", shape=(sum(sizes),))
+                runs += [run for run in np.split(file, np.cumsum(sizes[:-1])) if len(run)]
+        share = max(1, self._block(1) // max(1, len(runs)))
+        while runs:
+            # Pairs below those that come next in a run: at most `share` of each.
+            ahead = [run["pair"][share] for run in runs if share < len(run)]
+            sizes = [int(np.searchsorted(run["pair"], min(ahead))) if ahead else len(run) for run in runs]
+            yield distinct(np.concatenate([run[:size] for run, size in zip(runs, sizes, strict=True)]))
+            runs = [run[size:] for run, size in zip(runs, sizes, strict=True) if size < len(run)]
 
     def verify(self) -> None:
         """Read all files again; keep the sets of shingles of new documents that are in a pair with a new one."""
@@ -254,9 +260,10 @@ class Stages:
     def _needed(self) -> NDArray[np.bool_]:
         needed = np.zeros(self.documents, bool)
         for pairs in self.candidates():
-            new = pairs[pairs["low"] >= self.base]
-            needed[new["low"] - self.base] = True
-            needed[new["high"] - self.base] = True
+            low, high = ends(pairs)
+            new = low >= self.base
+            needed[low[new] - self.base] = True
+            needed[high[new] - self.base] = True
         return needed
 
     def link(self) -> None:
@@ -266,19 +273,21 @@ class Stages:
         def edges() -> Iterator[NDArray[Any]]:
             nonlocal counted
             exact = self.settings.verify == "exact"
-            places = _places(self._needed()) if exact else None
-            total = sum(self.state["pairs"])
+            places, sets = (_places(self._needed()), self._sets()) if exact else (None, None)
+            total = sum(map(sum, self.state["runs"]))
             seen = 0
             for pairs in self.candidates():
                 seen += len(pairs)
-                if places is not None:
-                    new = np.flatnonzero(pairs["low"] >= self.base)
-                    low, high = (places[pairs[end][new] - self.base] for end in ("low", "high"))
-                    pairs["similarity"][new] = jaccard(self._sets(), low, high, self.threads)
-                    pairs = pairs[pairs["similarity"].astype(np.float64) >= self.settings.threshold]
+                if places is not None and sets is not None:
+                    low, high = ends(pairs)
+                    new = np.flatnonzero(low >= self.base)
+                    left, right = (places[numbers[new] - self.base] for numbers in (low, high))
+                    pairs["similarity"][new] = jaccard(sets, left, right, self.threads)
+                    pairs = pairs[pairs["similarity"] >= self.settings.threshold]
                 counted += len(pairs)
                 yield pairs
-                self.report("link", min(seen, total), total)
+                self.report("link", seen, total)
+            self.report("link", total, total)
 
         write_parts(self.work / EDGES, edges())
         self.state.commit(edges=counted)
@@ -300,12 +309,13 @@ class Stages:
             labels[: self.base] = self.store.labels()
         for first in range(0, self.state["edges"], 1 << 20):
             part = read_records(self.work / EDGES, PAIR, min(1 << 20, self.state["edges"] - first), first)
-            unite(labels, np.stack([part["low"], part["high"]], axis=1))
+            unite(labels, np.stack(ends(part), axis=1))
         flatten(labels)
         signatures = self._signatures(self.memory // 3)
         members = self.base + np.flatnonzero(labels[self.base :] != np.arange(self.base, len(labels)))
         similarities = np.full(self.documents, np.nan, np.float32)
-        places = _places(self._needed()) if self.settings.verify == "exact" else None
+        exact = self.settings.verify == "exact"
+        places, sets = (_places(self._needed()), self._sets()) if exact else (None, None)
         for first in range(0, len(members), _SLAB >> 1):
             some = members[first : first + (_SLAB >> 1)]
             first_of = labels[some]
@@ -313,10 +323,10 @@ class Stages:
             sketches = signatures.rows(needed)
             agreeing = (sketches[where[: len(some)]] == sketches[where[len(some) :]]).sum(axis=1)
             similarity = estimate(agreeing, self.settings.k)
-            if places is not None:
+            if places is not None and sets is not None:
                 new = np.flatnonzero(first_of >= self.base)
                 low, high = (places[numbers[new] - self.base] for numbers in (first_of, some))
-                similarity[new] = jaccard(self._sets(), low, high, self.threads)
+                similarity[new] = jaccard(sets, low, high, self.threads)
             similarities[some - self.base] = similarity
             self.report("group", first + len(some), len(members))
         write_array(self.work / SIMILARITIES, similarities)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import nearhash as nh
 from nearhash.errors import DtypeError, InvalidArgumentError
 from nearhash.hashing.texts import Shingler
-from nearhash.index.dedup.candidates import ALL_PAIRS, PAIR, compare_buckets, distinct, estimate, sort_keys
+from nearhash.index.dedup.candidates import ALL_PAIRS, PAIR, compare_buckets, distinct, ends, estimate, pack, sort_keys
 from nearhash.index.dedup.rates import estimated_rates, similarity_shares
 from nearhash.index.dedup.settings import Settings, choose_banding
 from nearhash.index.dedup.shingle_sets import as_sets, jaccard
@@ -160,7 +160,8 @@ def test_the_share_of_pairs_compared_is_that_of_the_s_curve(bands, rows, similar
     sketches = agreeing_sketches(random, count, chosen.k, np.full(count, similarity))
     found = compare_buckets(*keyed(sketches, chosen), lambda d: sketches[d], chosen)
     expected = float(chosen.collision_probability(similarity))
-    planted = found.pairs[(found.pairs["low"] // 2) == (found.pairs["high"] // 2)]
+    left, right = ends(found.pairs)
+    planted = found.pairs[left // 2 == right // 2]
     assert abs(len(planted) / count - expected) <= 3 * np.sqrt(expected * (1 - expected) / count) + 1e-9
     assert found.histogram.sum() == pytest.approx(len(found.pairs))
 
@@ -173,11 +174,11 @@ def test_comparison_finds_every_pair_that_shares_a_band():
     equal = sketches[:, None] == sketches[None]
     shared = equal.reshape(300, 300, 4, 2).all(axis=3).any(axis=2)
     low, high = np.nonzero(np.triu(shared, 1))
-    assert list(zip(found.pairs["low"], found.pairs["high"], strict=True)) == list(zip(low, high, strict=True))
+    assert list(zip(*ends(found.pairs), strict=True)) == list(zip(low, high, strict=True))
     assert np.allclose(found.histogram, np.bincount(equal.sum(axis=2)[low, high], minlength=9))
     assert np.allclose(found.pairs["similarity"], estimate(equal.sum(axis=2)[low, high], 8))
     later = compare_buckets(*keyed(sketches, chosen), lambda d: sketches[d], chosen, first=250)
-    assert list(zip(later.pairs["low"], later.pairs["high"], strict=True)) == [
+    assert list(zip(*ends(later.pairs), strict=True)) == [
         pair for pair in zip(low, high, strict=True) if pair[1] >= 250
     ]
 
@@ -200,7 +201,7 @@ def test_a_large_bucket_of_several_families_keeps_them_apart(first):
     sketches[:, :4] = 7  # all share the only band
     labels = np.array([int(np.flatnonzero(of == of[i])[0]) for i in range(first)], np.int64)
     found = compare_buckets(*keyed(sketches, chosen), lambda d: sketches[d], chosen, first, labels)
-    pairs = list(zip(found.pairs["low"].tolist(), found.pairs["high"].tolist(), strict=True))
+    pairs = list(zip(*(end.tolist() for end in ends(found.pairs)), strict=True))
     assert all(of[i] == of[j] and j >= first for i, j in pairs)
     joined = components(len(of), [*pairs, *((int(label), i) for i, label in enumerate(labels))])
     assert joined == [int(np.flatnonzero(of == family)[0]) for family in of]
@@ -215,7 +216,7 @@ def test_estimated_rates_are_those_of_a_simulation(verify):
     similarity = random.random(count)
     sketches = agreeing_sketches(random, count, chosen.k, similarity)
     found = compare_buckets(*keyed(sketches, chosen), lambda d: sketches[d], chosen)
-    number = found.pairs["low"] // 2
+    number = ends(found.pairs)[0] // 2
     if verify == "exact":
         number = number[similarity[number] >= 0.8]
     true = similarity >= 0.8
@@ -257,12 +258,51 @@ def test_sets_and_their_similarity_are_those_of_python():
             assert value == (len(one & other) / len(one | other) if one | other else 1.0)
 
 
+NUMBERS = [0, 1, 2, 3, 2**31, 2**32 - 2]
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=30))
+@given(st.lists(st.tuples(st.sampled_from(NUMBERS), st.sampled_from(NUMBERS)), max_size=30))
 def test_distinct_pairs(pairs):
-    records = np.array([(i, j, 0.5) for i, j in pairs], PAIR)
+    low, high = np.array(pairs, np.int64).reshape(-1, 2).T
+    records = np.zeros(len(pairs), PAIR)
+    records["pair"], records["similarity"] = pack(low, high), (low % 97 + high % 97) / 200
     found = distinct(records)
-    assert list(zip(found["low"].tolist(), found["high"].tolist(), strict=True)) == sorted(set(pairs))
+    assert list(zip(*(end.tolist() for end in ends(found)), strict=True)) == sorted(set(pairs))
+    assert found["similarity"].tolist() == [(i % 97 + j % 97) / 200 for i, j in sorted(set(pairs))]
+
+
+def test_pairs_that_are_too_many_are_spilled_in_order(monkeypatch):
+    random = np.random.default_rng(9)
+    chosen = Settings.choose(k=8, bands=4, rows=2, verify=None)
+    sketches = random.integers(0, 8, (600, 8)).astype(np.uint16)
+    whole = compare_buckets(*keyed(sketches, chosen), lambda d: sketches[d], chosen)
+    assert len(whole.pairs) > 3000
+    monkeypatch.setattr("nearhash.index.dedup.candidates._GATHERED", 500)
+    monkeypatch.setattr("nearhash.index.dedup.candidates._BATCH", 100)
+    blocks = []
+    part = compare_buckets(
+        *keyed(sketches, chosen), lambda d: sketches[d], chosen, most=400, spill=lambda pairs: blocks.append(pairs)
+    )
+    blocks.append(part.pairs)
+    assert len(blocks) > 2
+    for block in blocks:
+        assert (np.diff(block["pair"].astype(np.int64)) > 0).all()
+        assert len(block) < len(whole.pairs)
+    found = distinct(np.concatenate(blocks))
+    assert np.array_equal(found["pair"], whole.pairs["pair"])
+    assert np.array_equal(found["similarity"], whole.pairs["similarity"])
+    assert np.array_equal(part.histogram, whole.histogram)
+
+
+def test_a_pair_of_many_buckets_is_compared_once():
+    chosen = Settings.choose(k=32, bands=16, rows=2, verify="sketch")
+    sketches = np.random.default_rng(3).integers(0, 2**16, (50, 32), np.uint16).repeat(20, axis=0)
+    compared = []
+    found = compare_buckets(*keyed(sketches, chosen), lambda d: compared.append(len(d)) or sketches[d], chosen)
+    assert len(found.pairs) == 50 * 190
+    assert found.histogram[32] == pytest.approx(50 * 190)
+    assert sum(compared) == len(sketches)  # all in one batch
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def small_steps(monkeypatch):
     monkeypatch.setattr(stages, "read_chunks", partial(read_chunks, most_documents=17))
     monkeypatch.setattr(stages, "_BYTES_TO_SORT", 1 << 16)
     monkeypatch.setattr(stages, "_SLAB", 40)
-    monkeypatch.setattr(stages, "_BYTES_TO_MERGE", 1 << 26)
+    monkeypatch.setattr(stages, "_BYTES_OF_PAIR", 1 << 20)
     monkeypatch.setattr("nearhash.index.dedup.outcome._COMMIT_AFTER", 1)
 
 
@@ -110,6 +110,33 @@ def test_files_give_what_memory_gives(tmp_path, small_steps):
     assert report["duplicate_pairs"] == facts["pairs"]
     assert report["estimated_false_negative_rate"] == pytest.approx(facts["false_negative_rate"], abs=1e-6)
     assert report == json.loads((tmp_path / "out/report.json").read_text())
+
+
+@pytest.mark.parametrize(("threshold", "words"), [(0.7, 7), (0.9, 9), (0.8, 8), (0.6, 6), (0.3, 3)])
+def test_a_pair_right_at_the_threshold_is_a_duplicate(tmp_path, threshold, words):
+    texts = [" ".join(WORDS[:words]), " ".join(WORDS[:10])]
+    chosen = Settings.choose(threshold, 1, k=64, bands=64, rows=1)
+    report = run(write_jsonl(tmp_path / "in.jsonl", texts), tmp_path / "out", chosen)
+    assert len(nh.deduplicate(texts, threshold, 1, k=64, bands=64, rows=1)) == 1
+    assert (report["kept"], report["duplicate_pairs"]) == (1, 1)
+
+
+def test_pairs_beyond_memory_are_written_in_runs(tmp_path, small_steps, monkeypatch):
+    monkeypatch.setattr("nearhash.index.dedup.candidates._GATHERED", 500)
+    random = np.random.default_rng(3)
+    texts = [text for text in [" ".join(random.choice(WORDS, 40)) for _ in range(12)] for _ in range(25)]
+    source = write_jsonl(tmp_path / "in.jsonl", texts)
+    sizes = []
+
+    def look(stage, done, total):
+        if stage == "compare":
+            sizes.append(json.loads((tmp_path / "out/work/manifest.json").read_text())["runs"])
+
+    report = run(source, tmp_path / "out", memory=1 << 26, progress=look)
+    assert any(len([size for size in runs if size]) > 1 for runs in sizes[-1])
+    assert report["duplicate_pairs"] == 12 * 300
+    assert report["compared_pairs"] == 12 * 300
+    assert report["kept"] == 12
 
 
 @pytest.mark.parametrize("verify", ["sketch", None])

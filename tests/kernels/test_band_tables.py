@@ -8,7 +8,7 @@ import pytest
 from nearhash.index.minhash_estimate import jaccard_estimates, least_agreement, zero_fields
 from nearhash.index.minhash_tables import Run, candidates
 from nearhash.kernels import band_tables, reference_bands
-from nearhash.kernels.agreement import rank_candidates
+from nearhash.kernels.agreement import count_agreement, rank_candidates
 
 KINDS = ["random", "few", "equal", "low bits"]
 
@@ -187,3 +187,18 @@ def test_estimates():
     assert least_agreement(1, 128, 32) == least_agreement(1, 128, 2) == 128
     assert least_agreement(0.5, 4, 1) == 3
     assert least_agreement(0, 128, 8) == 0
+
+
+@pytest.mark.parametrize(("k", "bands", "rows"), [(1, 1, 1), (8, 4, 2), (33, 3, 10), (128, 18, 7)])
+def test_count_agreement(k, bands, rows):
+    rng = np.random.default_rng(k)
+    sketches = rng.integers(0, 2**16, (40, k), np.uint16)
+    sketches[20:] = np.where(rng.random((20, k)) < 0.9, sketches[:20], sketches[20:])
+    left, right = rng.integers(0, 40, (2, 500))
+    left[:20], right[:20] = np.arange(20), np.arange(20, 40)
+    agreeing, shared = np.full(500, -7), np.full(500, -7)
+    count_agreement(sketches, left, right, bands, rows, agreeing, shared)
+    expected = reference_bands.count_agreement(sketches, left, right, bands, rows)
+    np.testing.assert_array_equal(agreeing, expected[0])
+    np.testing.assert_array_equal(shared, expected[1])
+    count_agreement(sketches, left[:0], right[:0], bands, rows, agreeing[:0], shared[:0])
