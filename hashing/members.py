@@ -1,50 +1,47 @@
 """Members of Python sets as tokens."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from nearhash.errors import InvalidArgumentError
 from nearhash.hashing.sets import Sets, bounds_of
-from nearhash.kernels.xxh3 import SECRET, xxh3_parts
+from nearhash.kernels.strings import hash_lists
+from nearhash.kernels.xxh3 import SECRET
 
 
-def hash_sets(sets: Iterable[Iterable[str | bytes | int]], function: str = "xxh3_64") -> Sets:
-    """Members of sets as tokens, CSR: str (as UTF-8) and bytes hashed, int as it is.
-
-    function: "xxh3_64", or "sha1_32", the first four bytes of SHA-1 as datasketch takes them.
-    """
-    tokens = [_hash_members(number, members, function) for number, members in enumerate(sets)]
-    return bounds_of(map(len, tokens), len(tokens)), np.concatenate([np.empty(0, np.uint64), *tokens])
+def as_lists(sets: Iterable[Iterable[str | bytes | int]]) -> list[list[Any]]:
+    """Sets as lists, which kernels read; raises for what has no members."""
+    return [_as_list(number, members) for number, members in enumerate(sets)]
 
 
-def _hash_members(number: int, members: Iterable[Any], function: str) -> NDArray[np.uint64]:
+def _as_list(number: int, members: Any) -> list[Any]:
+    if isinstance(members, list):
+        return members
     if isinstance(members, str | bytes) or not isinstance(members, Iterable):
         raise InvalidArgumentError(
             f"sets: expected iterables of tokens, got {type(members).__name__} as number {number}"
         )
-    listed = members if isinstance(members, list | tuple) else list(members)
-    strings = _hash_strings(listed) if function == "xxh3_64" else None
-    if strings is not None:
-        return strings
-    return np.array([_token(member, _HASHES[function]) for member in listed], np.uint64)
+    return list(members)
 
 
-def _hash_strings(listed: Sequence[Any]) -> NDArray[np.uint64] | None:
-    """XXH3 of strings by one kernel call; None if there is something else, or a string holds the separator."""
-    try:
-        joined = "\0".join(listed).encode()
-    except (TypeError, UnicodeEncodeError):
-        return None
-    if joined.count(0) != len(listed) - 1:
-        return None
-    out = np.empty(len(listed), np.uint64)
-    xxh3_parts(np.frombuffer(bytearray(joined), np.uint8), 0, len(joined), np.uint8(0), SECRET, out)
-    return out
+def hash_members(lists: list[list[Any]], function: str = "xxh3_64") -> Sets:
+    """Members of lists as tokens, CSR: str (as UTF-8) and bytes hashed, int as it is.
+
+    function: "xxh3_64", or "sha1_32", the first four bytes of SHA-1 as datasketch takes them.
+    """
+    bounds = bounds_of(map(len, lists), len(lists))
+    tokens, row = np.empty(int(bounds[-1]), np.uint64), 0
+    while row < len(lists):
+        if function == "xxh3_64":
+            row = hash_lists(id(lists), row, bounds, SECRET, tokens)
+        if row < len(lists):  # there is something that is not a string
+            tokens[bounds[row] : bounds[row + 1]] = [_token(member, _HASHES[function]) for member in lists[row]]
+            row += 1
+    return bounds, tokens
 
 
 def _sha1_32(data: bytes) -> int:

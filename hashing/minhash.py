@@ -140,9 +140,14 @@ class MinHash:
         Strings and bytes are hashed by XXH3 (64 bits), strings as UTF-8, and numbers, 0 to 2**64 - 1, are tokens as
         they are; for "affine32" strings and bytes are hashed by SHA-1 (32 bits), as datasketch does.
         """
-        from nearhash.hashing.members import hash_sets
+        from nearhash.hashing.members import as_lists, hash_members
 
-        return self.sketch(*hash_sets(sets, "sha1_32" if self.method == "affine32" else "xxh3_64"), threads)
+        lists, function = as_lists(sets), "sha1_32" if self.method == "affine32" else "xxh3_64"
+        return self._sketch(
+            len(lists),
+            lambda first, last: self._minima(*self._checked(*hash_members(lists[first:last], function))),
+            resolve_threads(threads),
+        )
 
     def minima(self, indptr: ArrayLike, tokens: ArrayLike, threads: int | None = None) -> "Minima":
         """What sketches are made of, before empty slots are filled and values cut: minima of parts of a set merge."""

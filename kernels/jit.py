@@ -1,4 +1,4 @@
-"""The one decorator of all kernels, and the compile cache behind it.
+"""The decorators of all kernels, and the compile cache behind it.
 
 Numba's own cache stores machine code beside the source and looks only at the file of the function itself. Kernels
 call each other across files, and their vector code depends on the instruction set chosen at import, so here
@@ -65,6 +65,13 @@ INLINE_OPTIONS: dict[str, Any] = {**OPTIONS, "forceinline": True}
 def jit(function: Callable[..., Any]) -> Any:
     """Compile a kernel: releases the GIL, cached on disk, NumPy's rules for division by zero."""
     dispatcher = numba.njit(**OPTIONS)(function)
+    dispatcher._cache = KernelCache(function)
+    return dispatcher
+
+
+def jit_with_gil(function: Callable[..., Any]) -> Any:
+    """Compile a kernel that calls functions of Python, and so keeps the GIL; otherwise as `jit`."""
+    dispatcher = numba.njit(**{**OPTIONS, "nogil": False})(function)
     dispatcher._cache = KernelCache(function)
     return dispatcher
 

@@ -66,6 +66,16 @@ def copy_bytes(typing_context, target, source, count):
     return types.void(_BYTES, _BYTES, types.int64), codegen
 
 
+@intrinsic
+def bytes_at(typing_context, address):
+    """Pointer to the bytes at an address."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], I8.as_pointer())
+
+    return _BYTES(types.intp), codegen
+
+
 # --- text ---
 
 BLOCK = 64  # bytes classed at once

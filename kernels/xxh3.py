@@ -163,13 +163,3 @@ def xxh3_rows(data, bounds, secret, out):
     """Hash of each of n byte strings data[bounds[i]:bounds[i + 1]]: out (n,) uint64."""
     for i in range(out.shape[0]):
         out[i] = xxh3(simd.pointer(data, bounds[i]), bounds[i + 1] - bounds[i], simd.pointer(secret, 0))
-
-
-@jit
-def xxh3_parts(data, first, last, separator, secret, out):
-    """Hash of each part of data[first:last], parts being separated by a byte: as many as out (n,) has room for."""
-    start, found = first, 0
-    for i in range(first, last + 1):
-        if (i == last or data[i] == separator) and found < out.shape[0]:
-            out[found] = xxh3(simd.pointer(data, start), i - start, simd.pointer(secret, 0))
-            start, found = i + 1, found + 1

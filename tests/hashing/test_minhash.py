@@ -55,13 +55,11 @@ def test_kernels(k):
 @pytest.mark.parametrize("bits", [32, 2])
 @pytest.mark.parametrize("method", METHODS)
 def test_bias_and_variance(method, bits):
-    """Bias within 4 standard errors, variance within 10% of the formula (and its own error), over seeds and sets."""
-    k, seeds, each = 64, 100, 60
-    rng = np.random.default_rng(5)
-    for union in (1, 2, 20, 100, 400):
-        common = union // 2
-        half = (union - common) // 2
-        trials, estimates = each, []
+    """Bias within 4 standard errors and variance within 10% of the formula, over seeds and sets."""
+    k, seeds, rng = 64, 100, np.random.default_rng(5)
+    for union, common in ((2, 0), (2, 1), (20, 10), (100, 10), (100, 50), (100, 90), (400, 200), (10_000, 5_000)):
+        trials, half = 60 if union <= 400 else 20, (union - common) // 2
+        estimates = []
         for seed in range(seeds):
             high = 2**32 if method == "affine32" else 2**64
             x = rng.integers(0, high, (trials, union), dtype=np.uint64)
@@ -70,15 +68,25 @@ def test_bias_and_variance(method, bits):
             one, other = (
                 minhash.sketch(np.arange(trials + 1) * part.shape[1], part.ravel(), threads=1) for part in (left, right)
             )
-            if union > 1:
-                estimates.append(one.jaccard(other))
-        if union == 1:  # an empty set and another: equal by chance alone
-            assert (one.jaccard(other) < 0.4).all()
-            continue
+            estimates.append(one.jaccard(other))
         found, similarity = np.concatenate(estimates), common / union
         expected = minhash.variance(similarity, union)
+        if expected == 0:  # disjoint sets, and all bits of each value
+            assert (found == 0).all()
+            continue
         assert abs(found.mean() - similarity) < 4 * found.std() / np.sqrt(len(found))
         assert abs(found.var() / expected - 1) < 0.1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_empty_set_and_another(method):
+    """They agree by chance alone; two empty ones are equal."""
+    minhash = MinHash(64, method, bits=2)
+    indptr = np.concatenate([[0, 0], np.arange(1, 61)])
+    sketches = minhash.sketch(indptr, np.arange(60))
+    empty = minhash.sketch(np.zeros(62, np.int64), [])
+    assert (sketches.jaccard(empty)[1:] < 0.4).all()
+    assert sketches.jaccard(empty)[0] == 1
 
 
 def test_fast_similarity_beats_independent_slots():

@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import random
+import sys
 import unicodedata
 
 import numpy as np
@@ -11,7 +12,7 @@ import xxhash
 
 from nearhash.errors import InvalidArgumentError
 from nearhash.hashing import MinHash, Shingler
-from nearhash.hashing.members import hash_sets
+from nearhash.hashing.members import as_lists, hash_members
 from nearhash.hashing.normalisation import normalised
 from nearhash.hashing.texts import joined
 from nearhash.kernels import reference_shingles, xxh3
@@ -137,11 +138,32 @@ def test_what_makes_no_difference():
 
 def test_sets():
     sets = [["a", "b", "c"], {"x"}, [], [b"a", 7], ["with\0zero", "b"], iter(["a", "b"]), ["é" * 200]]
-    bounds, tokens = hash_sets(sets)
+    bounds, tokens = hash_members(as_lists(sets))
     hashed = xxhash.xxh3_64_intdigest
     expected = [*map(hashed, (b"a", b"b", b"c", b"x", b"a")), 7, *map(hashed, (b"with\0zero", b"b", b"a", b"b"))]
     assert tokens.tolist() == [*expected, hashed(("é" * 200).encode())]
     assert bounds.tolist() == [0, 3, 4, 4, 6, 8, 10, 11]
+
+
+def test_sets_of_strings_in_place():
+    """Any number of any strings, and nothing of Python's is changed: no error pending, no reference more or less."""
+    chosen = random.Random(1)
+    sets = [
+        ["".join(chosen.choice(ALPHABET) for _ in range(chosen.randint(0, 40))) for _ in range(n)] for n in range(30)
+    ]
+    sets[7] = ["x"] * 500
+    before = [sys.getrefcount(members[0]) for members in sets[1:]]
+    bounds, tokens = hash_members(sets)
+    assert tokens.tolist() == [xxhash.xxh3_64_intdigest(member.encode()) for members in sets for member in members]
+    assert [sys.getrefcount(members[0]) for members in sets[1:]] == before
+    minhash = MinHash(32)
+    expected = minhash.sketch(bounds, tokens).values
+    for threads in (1, 4):
+        assert (minhash.sketch_sets(sets * 40, threads=threads).values == np.tile(expected, (40, 1))).all()
+    with pytest.raises(InvalidArgumentError, match="surrogate"):
+        hash_members([["a"], ["b", "\ud800"]])
+    with pytest.raises(InvalidArgumentError, match="None"):
+        hash_members([["a", None]])
 
 
 def test_bad_texts():
