@@ -151,11 +151,12 @@ def test_sets_of_strings_in_place():
     sets = [
         ["".join(chosen.choice(ALPHABET) for _ in range(chosen.randint(0, 40))) for _ in range(n)] for n in range(30)
     ]
-    sets[7] = ["x"] * 500
-    before = [sys.getrefcount(members[0]) for members in sets[1:]]
+    known = ["".join(chosen.choices(ALPHABET, k=20)) for _ in range(9)]  # longer than strings that Python shares
+    sets[7] = known * 50
+    before = list(map(sys.getrefcount, known))
     bounds, tokens = hash_members(sets)
     assert tokens.tolist() == [xxhash.xxh3_64_intdigest(member.encode()) for members in sets for member in members]
-    assert [sys.getrefcount(members[0]) for members in sets[1:]] == before
+    assert list(map(sys.getrefcount, known)) == before
     minhash = MinHash(32)
     expected = minhash.sketch(bounds, tokens).values
     for threads in (1, 4):
