@@ -24,6 +24,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those it is in, durably."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Any]:
     """A binary file that takes its name once it is complete and on disk; on failure nothing is left of it."""
@@ -81,7 +89,10 @@ class AppendFile:
 
     def __init__(self, path: Path, length: int) -> None:
         self.path, self.length = path, length
-        self._file = path.open("r+b" if path.exists() else "w+b")
+        if not path.exists():
+            path.touch()
+            sync_folder(path.parent)
+        self._file = path.open("r+b")
         size = self._file.seek(0, os.SEEK_END)
         if size < length:
             self._file.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 from nearhash.errors import InvalidArgumentError
 from nearhash.index.arguments import check_count
-from nearhash.index.dedup.durable import locked, read_json
+from nearhash.index.dedup.durable import locked, make_folder, read_json
 from nearhash.index.dedup.outcome import REPORT, Outcome
 from nearhash.index.dedup.reading import Columns
 from nearhash.index.dedup.settings import Settings
@@ -130,12 +130,12 @@ def deduplicate_files(
     work = folder / WORK
     if not (resume and (work / MANIFEST).exists()):
         _check_unused(folder, resume)
-    work.mkdir(parents=True, exist_ok=True)
+    make_folder(work)
     with ExitStack() as held:
         held.enter_context(locked(work))
         known = None
         if store_folder is not None:
-            store_folder.mkdir(parents=True, exist_ok=True)
+            make_folder(store_folder)
             held.enter_context(locked(store_folder))
             known = Store(store_folder, settings)
         state = _begin(work, sources, settings, options, known, check_only)
@@ -152,9 +152,10 @@ def _columns(options: FileOptions) -> Columns:
 
 
 def _check_places(folder: Path, store: Path | None, inputs: Sequence[str | os.PathLike[str]]) -> None:
-    """Nothing that is written may be read as input."""
+    """Nothing that is written may be read as input, whatever links lead there."""
+    folder, store = Path(os.path.realpath(folder)), None if store is None else Path(os.path.realpath(store))
     for given in inputs:
-        place = Path(os.path.abspath(given))
+        place = Path(os.path.realpath(given))
         for name, written in (("out", folder), ("store", store)):
             if written is not None and (written == place or place in written.parents):
                 raise InvalidArgumentError(f"{name}: {written} is inside of the input {place}")
@@ -170,7 +171,7 @@ def _check_unused(folder: Path, resume: bool) -> None:
         ours = {WORK}
         found = sorted(entry.name for entry in folder.iterdir() if not (resume and entry.name in ours))
         if found:
-            unfinished = (folder / WORK / MANIFEST).exists()
+            unfinished = (folder / WORK).exists()
             hint = "; --resume goes on with the run in it" if unfinished else ""
             raise InvalidArgumentError(f"out: expected a new or empty folder, {folder} has {found[0]!r} in it{hint}")
 

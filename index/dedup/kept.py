@@ -10,9 +10,11 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nearhash.index.dedup.durable import replacing
+from nearhash.index.dedup.durable import make_folder, replacing
 from nearhash.index.dedup.reading import Columns, json_object, parquet_batches, parquet_file, read_lines
 from nearhash.index.dedup.sources import Source
+
+_ROW_GROUP_BYTES = 1 << 26
 
 
 def write_kept(source: Source, keep: NDArray[np.bool_], target: Path) -> None:
@@ -24,7 +26,7 @@ def write_kept(source: Source, keep: NDArray[np.bool_], target: Path) -> None:
     if not keep.any() and (len(keep) or source.kind == "text"):
         target.unlink(missing_ok=True)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with replacing(target) as file:
         if source.kind == "parquet":
             _write_rows(source, keep, file)
@@ -55,11 +57,28 @@ def _write_rows(source: Source, keep: NDArray[np.bool_], file: Any) -> None:
         metadata.row_group(0).column(0).compression if metadata.num_row_groups and metadata.num_columns else "SNAPPY"
     )
     compression = "NONE" if codec == "UNCOMPRESSED" else codec
+    # Row groups as large as they were, but for what is too large to have in memory.
+    largest = max((metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)), default=1)
+    waiting: list[Any] = []
+    rows = size = first = 0
     with pyarrow.parquet.ParquetWriter(file, original.schema_arrow, compression=compression) as writer:
-        row = 0
+
+        def write() -> None:
+            if rows:
+                writer.write_table(pyarrow.Table.from_batches(waiting), row_group_size=rows)
+
         for batch in parquet_batches(source):
-            writer.write_batch(batch.filter(pyarrow.array(keep[row : row + batch.num_rows])))
-            row += batch.num_rows
+            some = batch.filter(pyarrow.array(keep[first : first + batch.num_rows]))
+            first += batch.num_rows
+            while some.num_rows:
+                part = some.slice(0, largest - rows)
+                some = some.slice(part.num_rows)
+                waiting.append(part)
+                rows, size = rows + part.num_rows, size + part.nbytes
+                if rows == largest or size >= _ROW_GROUP_BYTES:
+                    write()
+                    waiting, rows, size = [], 0, 0
+        write()
 
 
 def names(source: Source, columns: Columns, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, Any]]:
@@ -73,7 +92,7 @@ def names(source: Source, columns: Columns, wanted: NDArray[np.bool_]) -> Iterat
     elif source.kind == "jsonl":
         for row, (line, begin, _) in enumerate(read_lines(source)):
             if wanted[row]:
-                yield row, json_object(line, columns, source, begin)[columns.name]
+                yield row, plain(json_object(line, columns, source, begin)[columns.name])
     else:
         row = 0
         for batch in parquet_batches(source, columns=[columns.name]):
@@ -84,7 +103,7 @@ def names(source: Source, columns: Columns, wanted: NDArray[np.bool_]) -> Iterat
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it; others as text."""
+    """A value as JSON knows it; others as text (also numbers with a point, of which JSON lacks some)."""
     return value if isinstance(value, str | int | bool | None) else str(value)
 
 

@@ -188,14 +188,24 @@ def json_field(line: bytes, columns: Columns, source: Source, offset: int) -> by
 def parquet_file(source: Source) -> Any:
     """The opened Parquet file. pyarrow is an extra."""
     try:
-        import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise MissingExtraError("Parquet needs pyarrow: pip install nearhash[dedup]") from error
-    try:
+    with _parquet_errors(source):
         return pyarrow.parquet.ParquetFile(source.path)
-    except pyarrow.ArrowException as error:
-        raise InvalidArgumentError(f"{source.path}: not a Parquet file: {error}") from error
+
+
+@contextmanager
+def _parquet_errors(source: Source) -> Iterator[None]:
+    """Say which file it is that pyarrow cannot read; errors of the system have a number and say it themselves."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise InvalidArgumentError(f"{source.path}: not a Parquet file, or damaged: {error}") from error
 
 
 def parquet_batches(source: Source, start: int = 0, columns: list[str] | None = None) -> Iterator[Any]:
@@ -210,7 +220,12 @@ def parquet_batches(source: Source, start: int = 0, columns: list[str] | None = 
             first = row if first is None else first
         row += rows
     skip = start - (first or 0)
-    for batch in file.iter_batches(_PARQUET_ROWS, row_groups=groups, columns=columns):
+    batches = file.iter_batches(_PARQUET_ROWS, row_groups=groups, columns=columns)
+    while True:
+        with _parquet_errors(source):
+            batch = next(batches, None)
+        if batch is None:
+            return
         if skip < batch.num_rows:
             yield batch.slice(skip)
         skip = max(0, skip - batch.num_rows)

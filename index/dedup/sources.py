@@ -73,6 +73,8 @@ def find_sources(
     for root in roots:
         if root.is_dir():
             found += [(path, kind) for path in _walk(root) if (kind := form or _kind(path)) is not None]
+        elif root.exists() and not root.is_file():  # it is read more than once
+            raise InvalidArgumentError(f"{root}: expected a regular file or a folder, not a pipe or device")
         else:
             given = form or _kind(root)
             if given is None:
@@ -97,7 +99,10 @@ def _walk(root: Path) -> Iterable[Path]:
     for folder, folders, files in os.walk(root, onerror=fail):
         folders.sort()
         for name in sorted(files):
-            yield Path(folder, name)
+            path = Path(folder, name)
+            # Pipes, sockets and devices are no files of documents; a link to nowhere is an error when it is looked at.
+            if path.is_file() or not path.exists():
+                yield path
 
 
 def _kind(path: Path) -> str | None:

@@ -1,7 +1,7 @@
 """``nearhash dedup``, in process and as a process that is killed."""
 
+import gzip
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -115,9 +115,10 @@ def test_a_full_disk_says_how_to_go_on(documents: Path, tmp_path: Path) -> None:
 
 def test_interrupted_and_resumed(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
-    os.mkfifo(tmp_path / "slow.txt")  # reading waits until somebody writes, so there is time for Ctrl-C
+    slow = tmp_path / "slow.jsonl.gz"
+    slow.write_bytes(gzip.compress(b"\n" * 2**20) * 500)  # half a billion blank lines: there is time for Ctrl-C
     path.write_text(json.dumps({"text": TEXT}) + "\n")
-    command = [sys.executable, "-m", "nearhash.command_line", "dedup", str(path), str(tmp_path / "slow.txt")]
+    command = [sys.executable, "-m", "nearhash.command_line", "dedup", str(path), str(slow)]
     process = subprocess.Popen([*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
     manifest = tmp_path / "out/work/manifest.json"
     for _ in range(600):

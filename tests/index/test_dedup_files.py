@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import nearhash as nh
 from nearhash.errors import CorruptIndexError, InvalidArgumentError
 from nearhash.index.dedup import FileOptions, Settings, deduplicate_files, durable, stages
+from nearhash.index.dedup import store as dedup_store
 from nearhash.index.dedup.reading import Columns, Cursor, read_chunks
 from nearhash.index.dedup.signatures import Segment, Signatures
 from nearhash.index.dedup.sources import find_sources
@@ -192,6 +193,43 @@ def test_rows_of_parquet(tmp_path, small_steps, kind):
     keep = nh.deduplicate([text or "" for text in texts], ngram=2, k=64).keep
     assert pq.read_table(tmp_path / "out/kept/in.parquet").equals(table.filter(pa.array(keep)))
     assert all(entry["id"] == names[entry["row"] - 1] for entry in clusters(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("limit", [1 << 26, 1000])
+def test_row_groups_stay_as_large_as_they_were(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr("nearhash.index.dedup.kept._ROW_GROUP_BYTES", limit)
+    table = pa.table({"text": [f"a{i} b{i} c{i}" for i in range(12_000)], "n": range(12_000)})
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=10_000)
+    run(tmp_path / "in.parquet", tmp_path / "out")
+    kept = pq.ParquetFile(tmp_path / "out/kept/in.parquet")
+    sizes = [kept.metadata.row_group(group).num_rows for group in range(kept.num_row_groups)]
+    assert sizes == ([10_000, 2000] if limit > 1000 else [4096, 4096, 3808])
+    assert kept.read().equals(table)
+
+
+def test_a_damaged_page_of_parquet_names_the_file(tmp_path):
+    texts = [f"a{i} b{i * i} c{i}" for i in range(5000)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet", use_dictionary=False)
+    content = bytearray((tmp_path / "in.parquet").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 300] = bytes(range(200)) + bytes(100)
+    (tmp_path / "in.parquet").write_bytes(content)
+    with pytest.raises(InvalidArgumentError, match=r"in\.parquet: not a Parquet file, or damaged: Corrupt snappy"):
+        run(tmp_path / "in.parquet", tmp_path / "out")
+
+
+def test_clusters_are_json_whatever_the_ids_are(tmp_path):
+    ids = ["NaN", "[1, null]", '{"a": 1e999}', "null", "7", '"\\ud800"']
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(f'{{"text": "a b c d", "id": {each}}}\n' for each in ids))
+    run(path, tmp_path / "out", options=FileOptions(id_column="id"), store=tmp_path / "store")
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    lines = (tmp_path / "out/clusters.jsonl").read_text().splitlines()
+    found = [json.loads(line, parse_constant=refuse)["id"] for line in lines]
+    assert found == ["nan", "[1, None]", "{'a': inf}", None, 7, "\ud800"]
 
 
 def test_several_files_blank_lines_and_files_without_documents(tmp_path, small_steps):
@@ -560,6 +598,15 @@ def test_input_that_is_not_there_or_not_right(tmp_path):
         run(path, tmp_path / "out", check_only=True)
     with pytest.raises(InvalidArgumentError, match="have to be apart"):
         run(path, tmp_path / "out", store=tmp_path / "out/store")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    with pytest.raises(InvalidArgumentError, match="is inside of the input"):
+        run(tmp_path / "link", tmp_path / "in/out")
+    (tmp_path / "in/nowhere.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
+        run(tmp_path / "in", tmp_path / "out")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(InvalidArgumentError, match=r"pipe\.txt: expected a regular file or a folder"):
+        run(tmp_path / "pipe.txt", tmp_path / "out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/precious").write_text("x")
     with pytest.raises(InvalidArgumentError, match=r"expected a new or empty folder, .* has 'precious' in it"):
@@ -572,6 +619,7 @@ def test_folders_are_walked_in_sorted_order(tmp_path):
     for name in reversed(names):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_text("")
+    os.mkfifo(tmp_path / "in/pipe.txt")  # passed over
     assert [source.name for source in find_sources([tmp_path / "in"])] == names
     assert [source.name for source in find_sources([tmp_path / "in/f", tmp_path / "in/a.txt"])] == ["f/x.txt", "a.txt"]
 
@@ -660,3 +708,27 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     with durable.replacing(path) as file:
         file.write(b"new")
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"new")]
+
+
+def test_names_are_on_disk_before_they_count(tmp_path, monkeypatch):
+    """A folder is synchronised after each name in it that is new: a loss of power after a commit loses no file."""
+    source = several_files(tmp_path / "in")
+    missing, synced = [], {}
+
+    def sync_folder(folder):
+        synced[folder] = set(os.listdir(folder))
+
+    def commit(self, **changes):
+        plain(self, **changes)
+        for folder, _, _ in os.walk(tmp_path / "run"):
+            now = {name for name in os.listdir(folder) if name != "lock"}
+            missing.extend((folder, name) for name in now - synced.get(Path(folder), set()))
+
+    plain = State.commit
+    monkeypatch.setattr(State, "commit", commit)
+    for module in (durable, dedup_store):
+        monkeypatch.setattr(module, "sync_folder", sync_folder)
+    (tmp_path / "run").mkdir()
+    run(source, tmp_path / "run/deep/out", store=tmp_path / "run/store")
+    assert missing == []
+    assert tmp_path / "run/deep/out/kept" in synced
