@@ -16,6 +16,7 @@ from benchmarks.families import families, fastest
 from benchmarks.filter_report import filter_part
 from benchmarks.hamming import hamming_part
 from benchmarks.record import RESULTS, read_document, write_text
+from benchmarks.sketches import sketches_part
 from benchmarks.tables import (
     MISSING,
     configuration_table,
@@ -63,6 +64,7 @@ python -m benchmarks.dedup                  # near-duplicates among licences, ag
 python -m benchmarks.dedup_scale            # a million documents in bounded memory, killed and resumed
 python -m benchmarks.run --flat             # exact search, and the speed of memory
 python -m benchmarks.hamming                # binary codes
+python -m benchmarks.sketches               # sketches of sets, of strings and of texts
 python -m benchmarks.weighted               # sketches of weighted sets
 python -m benchmarks.run --startup          # import, first answer, cold compile
 python -m benchmarks.report                 # this page
@@ -107,6 +109,7 @@ def report(documents: Sequence[Document], image_folder: str) -> str:
     parts += [dedup_part(document) for document in documents if document["kind"] == "dedup"]
     parts += [scale_part(document) for document in documents if document["kind"] == "dedup-scale"]
     parts += [hamming_part(document) for document in documents if document["kind"] == "hamming"]
+    parts += [sketches_part(document) for document in documents if document["kind"] == "sketches"]
     parts += [weighted_part(document) for document in documents if document["kind"] == "weighted"]
     parts += [startup_part(document) for document in documents if document["kind"] == "startup"]
     return "\n".join(parts)
