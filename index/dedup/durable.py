@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -73,6 +74,15 @@ def write_parts(path: Path, parts: Iterator[NDArray[Any]]) -> None:
     with replacing(path) as file:
         for part in parts:
             file.write(np.ascontiguousarray(part).view(np.uint8).data)
+
+
+def checksum(path: Path) -> int:
+    """CRC-32C of a file."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            value = google_crc32c.extend(value, block)
+    return value
 
 
 def read_records(path: Path, dtype: Any, count: int, first: int = 0) -> NDArray[Any]:

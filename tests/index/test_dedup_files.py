@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -359,6 +360,7 @@ def test_a_process_killed_while_it_reads(tmp_path):
     code = f"""
 import os, signal
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from nearhash.index.dedup import Settings, deduplicate_files, stages
 from nearhash.index.dedup.reading import read_chunks
@@ -503,11 +505,14 @@ def test_a_run_with_a_store_killed_at_any_commit(tmp_path, small_steps, monkeypa
         if Store(store, SETTINGS).documents < len(texts):  # as a kill while the batch is copied would leave it
             (store / "segment-000001").mkdir()
             (store / "segment-000001/keys.bin").write_bytes(b"half")
+            (store / "segment-000007").mkdir()
+            (store / "labels-000009.npy").write_bytes(b"half")
         run(two, out, store=store, resume=True)
         assert tree(out) == tree(tmp_path / "whole")
         found = Store(store, SETTINGS)
         assert np.array_equal(found.labels(), labels)
         assert found.documents == len(texts)
+        assert tree(store).keys() == tree(tmp_path / "whole-store").keys()
 
 
 def test_a_store_of_other_settings_or_a_damaged_one_is_refused(tmp_path):
@@ -528,6 +533,85 @@ def test_a_store_of_other_settings_or_a_damaged_one_is_refused(tmp_path):
     (tmp_path / "other/precious").write_text("")
     with pytest.raises(InvalidArgumentError, match="neither a store nor an empty folder"):
         run(path, tmp_path / "four", store=tmp_path / "other")
+
+
+def test_segments_that_become_one_say_what_they_said_before(tmp_path, monkeypatch):
+    texts = [text for seed in range(4) for text in corpus(seed, families=12)] + ["a b c d e"] * 9
+    cuts = [0, 1, 3, 4, 5, 9, 30, 31, 33, 60, 64, 64, 65, len(texts)]
+    parts = [write_jsonl(tmp_path / f"{i}.jsonl", texts[a:b]) for i, (a, b) in enumerate(pairwise(cuts))]
+    monkeypatch.setattr(dedup_store, "_SMALL", 1)
+    monkeypatch.setattr(dedup_store, "_MERGED", 3)
+    for i, part in enumerate(parts):
+        merged = run(part, tmp_path / f"merged-{i}", store=tmp_path / "merged")
+        with monkeypatch.context() as patch:
+            patch.setattr(dedup_store, "_worth_merging", lambda older, newer: False)
+            assert run(part, tmp_path / f"apart-{i}", store=tmp_path / "apart") == merged
+        assert tree(tmp_path / f"merged-{i}") == tree(tmp_path / f"apart-{i}")
+        found, expected = Store(tmp_path / "merged", SETTINGS), Store(tmp_path / "apart", SETTINGS)
+        sizes = [segment["documents"] for segment in found.segments]
+        assert all(older >= 2 * newer for older, newer in pairwise(sizes))
+        assert found.documents == expected.documents == cuts[i + 1]
+        assert found.labels().tolist() == expected.labels().tolist()
+        assert [found.name(d) for d in range(found.documents)] == [expected.name(d) for d in range(found.documents)]
+        everything = np.arange(found.documents)
+        rows, others = (Signatures(each.signatures(), SETTINGS.k, 0).rows(everything) for each in (found, expected))
+        assert np.array_equal(rows, others)
+        keys = np.unique(
+            np.concatenate([np.fromfile(file, np.uint64) for file in (tmp_path / "apart").rglob("keys.bin")])
+        )
+        for every in (1, 7):
+            pairs, other_pairs = (
+                sorted(zip(*map(list, each.matches(keys[::every])), strict=True)) for each in (found, expected)
+            )
+            assert pairs == other_pairs
+        stored = {path.name for path in (tmp_path / "merged").iterdir()} - {"lock", "store.json"}
+        assert stored == {
+            *(segment["name"] for segment in found.segments),
+            found.segments[-1]["name"].replace("segment", "labels") + ".npy",
+        }
+    assert len(found.segments) < len(expected.segments) // 2
+    report = run(parts[0], tmp_path / "again", store=tmp_path / "merged", check_only=True)
+    assert report["duplicates_of_the_store"] == report["documents"]
+
+
+def test_large_segments_stay_apart():
+    assert dedup_store._worth_merging(1 << 20, 1 << 20)
+    assert not dedup_store._worth_merging(1 << 22, 1)
+    assert dedup_store._worth_merging(4000, 1)
+    assert not dedup_store._worth_merging(5000, 2000)
+
+
+@pytest.mark.parametrize("name", ["signatures.bin", "keys.bin", "documents.bin", "names.bin", "ends.bin", "labels"])
+def test_a_changed_byte_of_a_store_is_noticed(tmp_path, name):
+    path = write_jsonl(tmp_path / "in.jsonl", corpus(11))
+    run(path, tmp_path / "one", store=tmp_path / "store")
+    damaged = tmp_path / "store" / ("labels-000000.npy" if name == "labels" else f"segment-000000/{name}")
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(CorruptIndexError, match=rf"{damaged.name}: damaged or missing"):
+        run(path, tmp_path / "two", store=tmp_path / "store")
+    damaged.unlink()
+    with pytest.raises(CorruptIndexError, match=rf"{damaged.name}: "):
+        run(path, tmp_path / "three", store=tmp_path / "store")
+
+
+@pytest.mark.parametrize("change", ["name", "crc32c", "labels", "runs"])
+def test_a_manifest_of_a_store_is_checked(tmp_path, change):
+    path = write_jsonl(tmp_path / "in.jsonl", corpus(11))
+    run(path, tmp_path / "one", store=tmp_path / "store")
+    manifest = json.loads((tmp_path / "store/store.json").read_text())
+    if change == "labels":
+        manifest["labels"]["name"] = "../labels-000000.npy"
+    elif change == "name":
+        manifest["segments"][0]["name"] = "../segment-000000"
+    else:
+        del manifest["segments"][0][change]
+    (tmp_path / "store/store.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        CorruptIndexError, match=r"store\.json: (expected a name in this folder|not a list of segments)"
+    ):
+        run(path, tmp_path / "two", store=tmp_path / "store")
 
 
 # --- input that cannot be read ---
