@@ -10,7 +10,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from nearhash.errors import InvalidArgumentError
+from nearhash.errors import CorruptIndexError, InvalidArgumentError
 from nearhash.index.arguments import check_count
 from nearhash.index.dedup.durable import locked, make_folder, read_json
 from nearhash.index.dedup.outcome import REPORT, Outcome
@@ -189,7 +189,9 @@ def _begin(
         state = State(path, read_json(path))
         if state.get("format") != FORMAT:
             raise InvalidArgumentError(f"resume: {path} is of another release, start again in a new folder")
-        before = state["arguments"]
+        before = state.get("arguments")
+        if not isinstance(before, dict) or not all(name in state for name in ("run", "base", "stage")):
+            raise CorruptIndexError(f"{path}: not the manifest of a run")
         differing = [name for name in arguments if before.get(name) != arguments[name]]
         if differing:
             told = ", ".join(

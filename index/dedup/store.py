@@ -68,15 +68,17 @@ class Store:
                 }
                 for s in manifest["segments"]
             ]
-            self._labels = (str(manifest["labels"]["name"]), int(manifest["labels"]["crc32c"]))
+            if self.segments:
+                self._labels = (str(manifest["labels"]["name"]), int(manifest["labels"]["crc32c"]))
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptIndexError(f"{path}: not a list of segments: {error!r}") from error
-        for name in (*(segment["name"] for segment in self.segments), self._labels[0]):
+        for name in (*(segment["name"] for segment in self.segments), *(self._labels or ())[:1]):
             if os.path.basename(name) != name:
                 raise CorruptIndexError(f"{path}: expected a name in this folder, got {name!r:.80}")
         for segment in self.segments:
             self._check(segment)
-        _check_sum(self.folder / self._labels[0], self._labels[1])
+        if self._labels is not None:
+            _check_sum(self.folder / self._labels[0], self._labels[1])
 
     def _check(self, segment: dict[str, Any]) -> None:
         records, documents = segment["records"], segment["documents"]
@@ -154,6 +156,8 @@ class Store:
 
     def add(self, work: Path, documents: int, records: int, labels: NDArray[np.int64], run: str) -> None:
         """Add a batch: the files of a segment are in the folder `work`."""
+        if not (self.folder / MANIFEST).exists():  # what follows may be killed; then it has to be known as ours
+            self._write_manifest()
         segments = list(self.segments)
         parts = [(work, documents, records, [run])]
         while segments and _worth_merging(segments[-1]["documents"], sum(part[1] for part in parts)):
@@ -178,12 +182,13 @@ class Store:
         write_array(labels_path, labels)
         self._labels = (labels_path.name, checksum(labels_path))
         self.segments = segments
-        manifest = {
-            "format": FORMAT, "settings": self._settings, "segments": segments,
-            "labels": {"name": self._labels[0], "crc32c": self._labels[1]},
-        }  # fmt: skip
-        write_json(self.folder / MANIFEST, manifest)
+        self._write_manifest()
         self._clear()
+
+    def _write_manifest(self) -> None:
+        labels = None if self._labels is None else {"name": self._labels[0], "crc32c": self._labels[1]}
+        manifest = {"format": FORMAT, "settings": self._settings, "segments": self.segments, "labels": labels}
+        write_json(self.folder / MANIFEST, manifest)
 
     def _clear(self) -> None:
         """Remove what the store is not made of any more, and what killed runs left."""

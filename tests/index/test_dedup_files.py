@@ -421,6 +421,18 @@ def test_other_arguments_do_not_resume(tmp_path, monkeypatch):
         run(path, tmp_path / "out", resume=True)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "not a JSON document"), ("{}", "another release"), ('{"format": 1}', "not the manifest of a run")],
+)
+def test_a_damaged_manifest_of_a_run(tmp_path, content, message):
+    path = write_jsonl(tmp_path / "in.jsonl", corpus(9))
+    run(path, tmp_path / "out")
+    (tmp_path / "out/work/manifest.json").write_text(content)
+    with pytest.raises((CorruptIndexError, InvalidArgumentError), match=rf"manifest\.json.*{message}"):
+        run(path, tmp_path / "out", resume=True)
+
+
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path, small_steps):
     path = write_jsonl(tmp_path / "in.jsonl", corpus(9))
 
@@ -513,6 +525,25 @@ def test_a_run_with_a_store_killed_at_any_commit(tmp_path, small_steps, monkeypa
         assert np.array_equal(found.labels(), labels)
         assert found.documents == len(texts)
         assert tree(store).keys() == tree(tmp_path / "whole-store").keys()
+
+
+@pytest.mark.parametrize("step", ["_write_segment", "checksum", "write_array", "write_json"])
+def test_the_first_batch_of_a_store_is_added_after_a_kill(tmp_path, monkeypatch, step):
+    path = write_jsonl(tmp_path / "in.jsonl", corpus(11))
+
+    def fail(*arguments):
+        if step != "write_json" or arguments[1]["segments"]:
+            raise Killed
+        plain(*arguments)
+
+    with monkeypatch.context() as patch:
+        plain = getattr(dedup_store, step)
+        patch.setattr(dedup_store, step, fail)
+        with pytest.raises(Killed):
+            run(path, tmp_path / "out", store=tmp_path / "store")
+    assert Store(tmp_path / "store", SETTINGS).documents == 0
+    run(path, tmp_path / "out", store=tmp_path / "store", resume=True)
+    assert Store(tmp_path / "store", SETTINGS).documents == len(corpus(11))
 
 
 def test_a_store_of_other_settings_or_a_damaged_one_is_refused(tmp_path):
