@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from benchmarks.blocking import chosen, count, fewest, matches, most
 from benchmarks.hamming import _matched, hamming_part, planted_codes, run_hamming
 from benchmarks.machine import machine_facts
 from benchmarks.weighted import PEER, weighted_part
@@ -46,3 +47,32 @@ def test_weighted_sets_are_compared_with_the_peer():
     sketchers = [{"name": "nearhash icws", "us": [5.0]}, {"name": PEER, "us": [15.0]}]
     document = {"date": "2026-01-01", "machine": machine_facts(), "settings": settings, "sketchers": sketchers}
     assert "| nearhash icws | 5 | 500 | 3.0x |" in weighted_part(document)
+
+
+def test_blocking_is_chosen_by_some_people_and_others_by_hindsight():
+    def point(completeness, candidates, choice):
+        return {"completeness": completeness, "candidates": candidates, "choice": choice}
+
+    def told(completeness, candidates):
+        return {"completeness": completeness, "candidates": candidates}
+
+    points = [
+        point(0.99, 9.0, told(0.94, 1.0)),
+        point(0.5, 8.0, told(0.95, 3.0)),
+        point(0.98, 7.0, told(0.97, 2.0)),
+    ]
+    assert chosen(points, 0.95) is points[2]  # what is reported has no say in it
+    assert chosen(points, 0.99) is points[2]
+    others = [told(0.9, 1.0), told(0.95, 4.0), told(0.96, 3.0)]
+    assert fewest(others, 0.95) == 3.0
+    assert fewest(others, 0.96) == 3.0
+    assert fewest(others, 0.97) is None
+    assert most(others, 3.0) == 0.96
+    assert most(others, 0.9) is None
+
+
+def test_candidates_are_pairs_that_share_a_key():
+    keys = np.array([[1, 2], [1, 3], [4, 2], [5, 6], [1, 2]])
+    found = count(keys, np.array([[0, 1], [1, 2], [0, 3]]))
+    assert found == {"completeness": 1 / 3, "candidates": 5 / 5}
+    assert sorted(map(tuple, matches(np.array([7, 8, 7, 7])).tolist())) == [(0, 2), (0, 3), (2, 3)]
