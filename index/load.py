@@ -2,13 +2,10 @@
 
 from importlib import import_module
 from os import PathLike
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from nearhash.errors import CorruptIndexError
 from nearhash.index.storage import inspect_file, refusing
-
-if TYPE_CHECKING:
-    from nearhash.index.base import VectorIndex
 
 # Where the class of each kind of index is, so that a file loads no more code than it needs.
 _HOMES = {
@@ -21,7 +18,7 @@ _HOMES = {
 }
 
 
-def load(path: str | PathLike[str], mmap: bool = True, verify: bool = True) -> "VectorIndex":
+def load(path: str | PathLike[str], mmap: bool = True, verify: bool = True) -> Any:
     """Load an index that was written by its ``save``, or by ``DiskIndex.build``.
 
     Parameters
@@ -32,6 +29,10 @@ def load(path: str | PathLike[str], mmap: bool = True, verify: bool = True) -> "
         way can be changed: what changes is copied to memory, the file stays as it is.
     verify : bool
         Compare all checksums, which reads the whole file once. Structure is checked in any case.
+
+    Returns
+    -------
+    An index of the class that the file says: a `VectorIndex`, or `MinHashLSH`.
 
     Raises
     ------
@@ -44,9 +45,9 @@ def load(path: str | PathLike[str], mmap: bool = True, verify: bool = True) -> "
     return kind._read(path, mmap, verify)
 
 
-def _index_class(header: dict[str, Any]) -> "type[VectorIndex]":
+def _index_class(header: dict[str, Any]) -> Any:
     kind = header.get("kind")
     if not isinstance(kind, str) or kind not in _HOMES:
         raise CorruptIndexError(f"header 'kind': expected one of {', '.join(_HOMES)}, got {kind!r:.80}")
     module, name = _HOMES[kind]
-    return cast("type[VectorIndex]", getattr(import_module(module), name))
+    return getattr(import_module(module), name)

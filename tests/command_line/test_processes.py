@@ -87,6 +87,15 @@ for index in (
         each.add(rows[:50], attributes={"column": np.zeros(50, int)})
         each.remove([7])
         each.search(rows[:9], window=(0, 9))
+texts = [f"{i % 7} words of a text, naïve or not, number {i}" for i in range(200)]
+nh.deduplicate(texts)
+tables = nh.MinHashLSH(threshold=0.7)
+tables.add_texts(texts)
+tables.query_texts(texts[:3])
+list(tables.pairs())
+bits = nh.HammingIndex(64)
+bits.add(nh.hashing.SimHash(24, bits=64).encode(rows))
+bits.search(nh.hashing.SimHash(24, bits=64).encode(rows[:5]))
 print(compiled_kernels()["kernels"])
 """
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
