@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import InvalidArgumentError
 from nearhash.hashing.randomness import check_seed, words64
+from nearhash.hashing.sketches import chance_of
 from nearhash.kernels.bands import band_keys
 from nearhash.kernels.threads import resolve_threads, run_chunks
 
@@ -102,7 +103,7 @@ class Banding:
     @property
     def midpoint(self) -> float:
         """Similarity near which the S-curve is steepest: where p, see above, is ``(1 / bands)**(1 / rows)``."""
-        chance = _chance(self.bits)
+        chance = chance_of(self.bits)
         agree = math.pow(1 / self.bands, 1 / self.rows)
         return max(0.0, (agree - chance) / (1 - chance))
 
@@ -145,7 +146,7 @@ class Banding:
         if not values.flags.carray:
             values = np.require(values, requirements=["C", "A", "W"])
         out = np.empty((len(values), self.bands), np.uint64)
-        start, threads = _key_start(check_seed(seed)), resolve_threads(threads)
+        start, threads = key_start(check_seed(seed)), resolve_threads(threads)
         if len(values) <= _CHUNK:
             band_keys(values, self.bands, self.rows, start, out)
             return out
@@ -158,7 +159,8 @@ class Banding:
 
 
 @lru_cache
-def _key_start(seed: int) -> np.uint64:
+def key_start(seed: int) -> np.uint64:
+    """What keys of this seed are made from, see `nearhash.kernels.bands.band_keys`."""
     start: np.uint64 = words64(seed, _KEY_STREAM, 1)[0]
     return start
 
@@ -181,13 +183,9 @@ def check_weights(weights: tuple[float, float]) -> tuple[float, float]:
     return positive, negative
 
 
-def _chance(bits: int) -> float:
-    return 0.0 if bits == 32 else 2.0**-bits
-
-
 def _candidates(s: NDArray[np.float64], rows: int, bands: NDArray[np.int64], bits: int) -> NDArray[np.float64]:
     """``1 - (1 - p**rows)**bands`` without loss where that is small."""
-    chance = _chance(bits)
+    chance = chance_of(bits)
     agree = (chance + (1 - chance) * s) ** rows
     with np.errstate(divide="ignore"):  # s = 1: the logarithm is -inf, the probability 1
         return -np.expm1(bands * np.log1p(-agree))

@@ -85,12 +85,7 @@ class Sketches:
 
     def unpacked(self) -> NDArray[Any]:
         """(n, k) values, one in each element."""
-        values = np.asarray(self.values)
-        if self.bits >= 8:
-            return values
-        shifts = np.arange(0, 8, self.bits, dtype=np.uint8)
-        fields = (values[:, :, None] >> shifts) & np.uint8((1 << self.bits) - 1)
-        return fields.reshape(len(values), -1)[:, : self.k]
+        return unpacked(np.asarray(self.values), self.bits)[:, : self.k]
 
     def agreement(self, other: "Sketches") -> NDArray[np.float64]:
         """Share of values that agree, row by row; one row stands for as many as the other side has."""
@@ -124,6 +119,15 @@ class Sketches:
         with np.errstate(divide="ignore", invalid="ignore"):
             share = similarity * (own + others) / ((1 + similarity) * own)
         return np.where(own > 0, np.clip(share, 0, 1), np.nan)
+
+
+def unpacked(values: NDArray[Any], bits: int) -> NDArray[Any]:
+    """One value in each element, (n, k) or a few more; below 8 bits they come packed, the lowest bits first."""
+    if bits >= 8:
+        return values
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    fields = (values[:, :, None] >> shifts) & np.uint8((1 << bits) - 1)
+    return fields.reshape(len(values), -1)
 
 
 def chance_of(bits: int) -> float:

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import DtypeError, InvalidArgumentError
 from nearhash.hashing.randomness import check_seed, words64
+from nearhash.hashing.sets import checked_sets
 from nearhash.hashing.sketches import Sketches
 from nearhash.hashing.vectors import check_whole
 from nearhash.kernels.threads import resolve_threads, run_chunks
@@ -126,29 +127,16 @@ def _checked(
     indptr: ArrayLike, tokens: ArrayLike, weights: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.float64]]:
     """The arguments of `sketch` as kernels take them."""
-    starts, ids, values = np.asarray(indptr), np.asarray(tokens), np.asarray(weights)
-    if starts.dtype.kind not in "iu" or starts.ndim != 1 or not len(starts):
-        raise InvalidArgumentError(f"indptr: expected integers (n + 1,), got {starts.dtype} of shape {starts.shape}")
-    if not ids.size and ids.dtype.kind == "f":  # np.asarray([])
-        ids = ids.astype(np.uint64)
-    if ids.dtype.kind not in "iu" or (ids.dtype.kind == "i" and ids.size and ids.min() < 0):
-        raise DtypeError(f"tokens: expected uint64, got {ids.dtype}")
+    starts, ids = checked_sets(indptr, tokens)
+    values = np.asarray(weights)
     if values.dtype.kind not in "fiu":
         raise DtypeError(f"weights: expected numbers, got {values.dtype}")
-    if ids.ndim != 1 or values.shape != ids.shape:
+    if values.shape != ids.shape:
         raise InvalidArgumentError(
             f"weights: expected shape (m,) like tokens, got {values.shape} for tokens of {ids.shape}"
-        )
-    if starts[0] != 0 or starts[-1] != len(ids) or (np.diff(starts.astype(np.int64)) < 0).any():
-        raise InvalidArgumentError(
-            f"indptr: expected numbers that ascend from 0 to {len(ids)}, the number of tokens, got {starts!r:.80}"
         )
     floats = np.require(values, np.float64, requirements=["C", "A", "W"])
     bad = np.flatnonzero(~(np.isfinite(floats) & (floats >= 0)))
     if len(bad):
         raise InvalidArgumentError(f"weights: expected finite numbers >= 0, got {floats[bad[0]]} at position {bad[0]}")
-    return (
-        np.require(starts, np.int64, requirements=["C", "A", "W"]),
-        np.require(ids, np.uint64, requirements=["C", "A", "W"]),
-        floats,
-    )
+    return starts, ids, floats

@@ -1,19 +1,11 @@
 """Similarity of sets, from how many values of their sketches agree."""
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-def unpacked(values: NDArray[Any], bits: int) -> NDArray[Any]:
-    """One value in each element, (n, k) or a few more; below 8 bits they come packed, the lowest bits first."""
-    if bits >= 8:
-        return values
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    fields = (values[:, :, None] >> shifts) & np.uint8((1 << bits) - 1)
-    return fields.reshape(len(values), -1)
+from nearhash.hashing.sketches import chance_of, unpacked
 
 
 @lru_cache
@@ -31,7 +23,7 @@ def jaccard_estimates(k: int, bits: int) -> NDArray[np.float64]:
 
     Values of b bits agree by chance with probability ``C = 2**-b``: ``(agree / k - C) / (1 - C)`` (Li and Koenig 2010).
     """
-    chance = 0.0 if bits == 32 else 2.0**-bits
+    chance = chance_of(bits)
     agree = np.arange(k, -1, -1) / k
     estimates: NDArray[np.float64] = np.clip((agree - chance) / (1 - chance), 0.0, 1.0)
     return estimates

@@ -8,19 +8,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import CorruptIndexError, InvalidArgumentError, SketchMismatchError
-from nearhash.hashing.banding import Banding, check_similarity, check_weights
+from nearhash.hashing.banding import Banding, check_similarity, check_weights, key_start
 from nearhash.hashing.minhash import MinHash
-from nearhash.hashing.sketches import Sketches
+from nearhash.hashing.sketches import Sketches, unpacked
 from nearhash.hashing.vectors import is_tensor
 from nearhash.index.arguments import check_count, for_kernels
 from nearhash.index.arrays import Growable
 from nearhash.index.base import Progress
 from nearhash.index.locks import ReadWriteLock
-from nearhash.index.minhash_estimate import jaccard_estimates, least_agreement, unpacked, zero_fields
+from nearhash.index.minhash_estimate import jaccard_estimates, least_agreement, zero_fields
 from nearhash.index.minhash_tables import MAX_QUERIES, BandTables, Run, candidates
 from nearhash.index.points import NewPoints, Points
 from nearhash.index.storage import read_file, refusing, take_tensor, write_file
-from nearhash.kernels.agreement import COUNT_BITS, SLOT_BITS, rank_candidates
+from nearhash.kernels.agreement import COUNT_BITS, SLOT_BITS, match_one, rank_candidates
+from nearhash.kernels.band_tables import look_up_one
 from nearhash.kernels.threads import resolve_threads, run_chunks
 
 _ADDED = 1 << 18  # sketches added at a time: their keys are in memory twice
@@ -28,6 +29,7 @@ _QUERIES = 1024  # queries of a task
 _KEYS_READ = 1 << 16  # slots whose keys are read together, for pairs
 _COMPACT_AT = 0.25
 _RANKED = 1 << 15  # candidates of a task
+_FEW = 256  # candidates of a single query that are sorted by insertion
 _SLOTS, _COUNTS = np.uint64((1 << SLOT_BITS) - 1), np.uint64((1 << COUNT_BITS) - 1)
 _COUNT_SHIFT, _QUERY_SHIFT = np.uint64(SLOT_BITS), np.uint64(SLOT_BITS + COUNT_BITS)
 _ALL_LIVE: NDArray[np.uint8] = np.empty(0, np.uint8)
@@ -165,6 +167,7 @@ class MinHashLSH:
         # The sketches of no sets: what others have to be like. The first that say how sets were made of texts decide
         # that for all.
         self._form = self.minhash.sketch(np.zeros(1, np.int64), np.empty(0, np.uint64))
+        self._key_start, self._estimates = key_start(self.seed), jaccard_estimates(self.k, self.bits)
         self._points = Points()
         self._tables = BandTables(self.banding.bands)
         self._sketches: Growable | None = None
@@ -311,6 +314,10 @@ class MinHashLSH:
         found: dict[int, Matches] = {}
         with self._lock.read():
             view = self._view()
+            if len(values) == 1 and self.bits >= 8:
+                match = self._match_of_one(view, values, least)
+                if match is not None:
+                    return match
 
             def task(first: int, last: int) -> None:
                 some = values[first:last]
@@ -323,6 +330,22 @@ class MinHashLSH:
         if len(found) == 1:
             return found[0]
         return _joined([found[first] for first in sorted(found)])
+
+    def _match_of_one(self, view: _View, values: NDArray[Any], least: int) -> Matches | None:
+        """Matches of a single query, by kernels that leave little to do here; None if there are many candidates."""
+        entries, size = np.empty(_FEW, np.uint64), 0
+        rows = self.banding.rows
+        for run in view.runs:
+            size = look_up_one(values, rows, self._key_start, *run[:4], run.bits, entries, size)
+            if size < 0:
+                return None
+        ids, similarities = np.empty(size, np.int64), np.empty(size, np.float32)
+        if size:
+            size = match_one(
+                entries, size, view.live, values, view.sketches, self.k, least, view.ids, self._estimates, ids,
+                similarities,
+            )  # fmt: skip
+        return Matches(np.array((0, size)), ids[:size], similarities[:size])
 
     def query_texts(
         self, texts: Sequence[str], threshold: float | None = None, verify: bool = True, threads: int | None = None
@@ -487,7 +510,8 @@ class MinHashLSH:
             raise InvalidArgumentError(
                 f"sketches: expected nearhash.hashing.Sketches, as MinHash makes them, got {type(sketches).__name__}"
             )
-        self._form.check(sketches)
+        if sketches.header != self._form.header:
+            self._form.check(sketches)
         form, values = self._form.values, sketches.values
         if is_tensor(values):
             values = values.cpu().numpy().astype(form.dtype, copy=False)

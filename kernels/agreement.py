@@ -62,6 +62,50 @@ def rank_candidates(entries, first, last, live, queries, sketches, fields, k, le
     return found - first
 
 
+@jit_inline
+def _sort(numbers, count):
+    """Sort a few numbers, given as a pointer."""
+    for i in range(1, count):
+        number, j = numbers[i], i
+        while j > 0 and numbers[j - 1] > number:
+            numbers[j] = numbers[j - 1]
+            j -= 1
+        numbers[j] = number
+
+
+@jit
+def match_one(entries, size, live, query, sketches, k, least, ids, estimates, out_ids, out_similarities):
+    """What `rank_candidates` finds for one query, as ids and similarities; returns how many.
+
+    entries (c,) uint64: up to `size` slots, in any order and repeated, overwritten; live, k and least as there; query
+    (1, k) and sketches (n, k) of one dtype, a value in each element; ids (n,) int64 of slots; estimates (k + 1,)
+    float64 by the values that differ; out_ids (c,) int64, out_similarities (c,) float32, NaN where least = 0.
+    """
+    numbers, own = pointer(entries, 0), pointer(query, 0)
+    _sort(numbers, size)
+    found, before = 0, _SLOTS + np.uint64(1)
+    for i in range(size):
+        number = numbers[i]
+        slot = np.int64(number)
+        if number == before or (live.shape[0] > 0 and live[slot] == 0):
+            continue
+        before = number
+        if least > 0:
+            agree = agreement(own, pointer(sketches, slot * k), k, False, pointer(live, 0))
+            if agree < least:
+                continue
+            number |= np.uint64(k - agree) << _COUNT_AT
+        numbers[found] = number
+        found += 1
+    if least > 0:
+        _sort(numbers, found)
+    for i in range(found):
+        out_ids[i] = ids[np.int64(numbers[i] & _SLOTS)]
+        differ = np.int64(numbers[i] >> _COUNT_AT)
+        out_similarities[i] = estimates[differ] if least > 0 else np.nan
+    return found
+
+
 @jit
 def count_agreement(sketches, left, right, bands, rows, agreeing, shared):
     """How many values, and how many whole bands, two sketches agree on.

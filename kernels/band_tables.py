@@ -7,9 +7,10 @@ entry with two cache misses.
 
 import numpy as np
 
+from nearhash.kernels.bands import band_keys
 from nearhash.kernels.jit import jit, jit_inline
 from nearhash.kernels.radix import sort_pairs
-from nearhash.kernels.simd import pointer, prefetch
+from nearhash.kernels.simd import offset, pointer, prefetch
 
 KEPT_FROM = 16  # the lowest bits of a key, which are not kept
 _KEEP = np.uint64(KEPT_FROM)
@@ -144,6 +145,46 @@ def intact(table, starts, band, first_slot, bits, seen):
     return (expected == starts[band]).all()
 
 
+@jit_inline
+def _look_up(own, bands, count, places, bits, high, low, starts, lower, upper):
+    """Where the entries of the keys of one query are, everything as pointers; returns how many there are."""
+    shift = np.uint64(32 - bits)
+    # All bands take one step before any takes the next, so that their cache misses overlap.
+    for band in range(bands):
+        prefetch(offset(starts, band * places + np.int64((own[band] >> _WORD) >> shift)))
+    for band in range(bands):
+        place = band * places + np.int64((own[band] >> _WORD) >> shift)
+        lower[band], upper[band] = starts[place], starts[place + 1]
+        prefetch(offset(high, band * count + lower[band]))
+    found = 0
+    for band in range(bands):
+        highs, lows = offset(high, band * count), offset(low, band * count)
+        wanted_high = np.uint32(own[band] >> _HIGH)
+        wanted_low = np.uint16((own[band] >> _KEEP) & _LOW)
+        begin, stop = np.int64(lower[band]), np.int64(upper[band])
+        end = stop
+        while end - begin > 16:
+            middle = (begin + end) >> 1
+            if _before(highs, lows, middle, wanted_high, wanted_low):
+                begin = middle + 1
+            else:
+                end = middle
+        while begin < end and _before(highs, lows, begin, wanted_high, wanted_low):
+            begin += 1
+        # Equal keys are few, but for what is in every set: their number is found in steps that double.
+        beyond, step = begin, 1
+        while beyond + step <= stop and _equal(highs, lows, beyond + step - 1, wanted_high, wanted_low):
+            beyond += step
+            step *= 2
+        while step > 1:
+            step >>= 1
+            if beyond + step <= stop and _equal(highs, lows, beyond + step - 1, wanted_high, wanted_low):
+                beyond += step
+        lower[band], upper[band] = begin, beyond
+        found += beyond - begin
+    return found
+
+
 @jit
 def look_up(keys, high, low, starts, bits, first, last):
     """Where the entries of each key are.
@@ -152,46 +193,39 @@ def look_up(keys, high, low, starts, bits, first, last):
     the band with the same 48 bits, none where both are equal. Returns (q,) int64 how many there are in all bands.
     """
     bands, count, places = keys.shape[1], high.shape[1], starts.shape[1]
-    shift = np.uint64(32 - bits)
     totals = np.zeros(keys.shape[0], np.int64)
     for query in range(keys.shape[0]):
-        own = pointer(keys, query * bands)
-        lower, upper = pointer(first, query * bands), pointer(last, query * bands)
-        # All bands take one step before any takes the next, so that their cache misses overlap.
-        for band in range(bands):
-            prefetch(pointer(starts, band * places + np.int64((own[band] >> _WORD) >> shift)))
-        for band in range(bands):
-            place = band * places + np.int64((own[band] >> _WORD) >> shift)
-            lower[band], upper[band] = pointer(starts, place)[0], pointer(starts, place)[1]
-            prefetch(pointer(high, band * count + lower[band]))
-        found = 0
-        for band in range(bands):
-            highs, lows = pointer(high, band * count), pointer(low, band * count)
-            wanted_high = np.uint32(own[band] >> _HIGH)
-            wanted_low = np.uint16((own[band] >> _KEEP) & _LOW)
-            begin, stop = np.int64(lower[band]), np.int64(upper[band])
-            end = stop
-            while end - begin > 16:
-                middle = (begin + end) >> 1
-                if _before(highs, lows, middle, wanted_high, wanted_low):
-                    begin = middle + 1
-                else:
-                    end = middle
-            while begin < end and _before(highs, lows, begin, wanted_high, wanted_low):
-                begin += 1
-            # Equal keys are few, but for what is in every set: their number is found in steps that double.
-            beyond, step = begin, 1
-            while beyond + step <= stop and _equal(highs, lows, beyond + step - 1, wanted_high, wanted_low):
-                beyond += step
-                step *= 2
-            while step > 1:
-                step >>= 1
-                if beyond + step <= stop and _equal(highs, lows, beyond + step - 1, wanted_high, wanted_low):
-                    beyond += step
-            lower[band], upper[band] = begin, beyond
-            found += beyond - begin
-        totals[query] = found
+        at = query * bands
+        totals[query] = _look_up(
+            pointer(keys, at), bands, count, places, bits, pointer(high, 0), pointer(low, 0), pointer(starts, 0),
+            pointer(first, at), pointer(last, at),
+        )  # fmt: skip
     return totals
+
+
+@jit
+def look_up_one(values, rows, seed, high, low, slots, starts, bits, out, size):
+    """Append the slots that share a band with one sketch, once for each band; returns the new size.
+
+    values (1, k): a sketch, see `nearhash.kernels.bands.band_keys` for it, rows and seed; high, low, slots, starts: a
+    table; out (c,) uint64, filled up to `size`. Where c is too small nothing is appended and -1 returned.
+    """
+    bands, count = high.shape[0], high.shape[1]
+    keys, spans = np.empty((1, bands), np.uint64), np.empty((2, bands), np.int32)
+    band_keys(values, bands, rows, seed, keys)
+    first, last = pointer(spans, 0), pointer(spans, bands)
+    found = _look_up(
+        pointer(keys, 0), bands, count, starts.shape[1], bits, pointer(high, 0), pointer(low, 0), pointer(starts, 0),
+        first, last,
+    )  # fmt: skip
+    if size + found > out.shape[0]:
+        return -1
+    source, target = pointer(slots, 0), pointer(out, 0)
+    for band in range(bands):
+        for i in range(first[band], last[band]):
+            target[size] = np.uint64(source[band * count + i])
+            size += 1
+    return size
 
 
 @jit

@@ -18,9 +18,8 @@ from nearhash.errors import (
     SketchMismatchError,
     UnknownIdError,
 )
-from nearhash.hashing.sketches import Sketches
+from nearhash.hashing.sketches import Sketches, unpacked
 from nearhash.index import minhash_lsh, minhash_tables
-from nearhash.index.minhash_estimate import unpacked
 
 BANDS, ROWS, K = 6, 3, 24
 make = partial(nh.MinHashLSH, threshold=0.5, k=K, bands=BANDS, rows=ROWS)
@@ -91,6 +90,31 @@ def test_query_against_brute_force(bits, verify):
     if verify:
         expected = brute_force(queries, values, bits, 0.8)
         assert_matches(index.query(sketches(index, queries), threshold=0.8), expected, ids)
+
+
+@pytest.mark.parametrize("bits", [32, 16, 8, 4])
+@pytest.mark.parametrize("few", [256, 3])
+def test_a_single_query_finds_what_a_batch_finds(monkeypatch, bits, few):
+    monkeypatch.setattr(minhash_lsh, "_FEW", few)
+    monkeypatch.setattr(minhash_tables, "_SMALL", 1)
+    index, values = make(bits=bits), random_values(700, bits)
+    queries = np.concatenate([random_values(30, bits, seed=1), values[:20]])
+    for part in np.array_split(np.arange(700), [440, 640]):
+        index.add(sketches(index, values[part]), ids=9000 - part)
+    assert len(index._tables.runs) > 1
+    assert len(index.query(sketches(index, queries[:1])).ids) >= few or few > 3
+    for removed in ([], list(range(8900, 8950))):
+        index.remove(removed)
+        for arguments in ({}, {"verify": False}, {"threshold": 0.8}, {"threshold": 0.0}):
+            whole = index.query(sketches(index, queries), **arguments)
+            for i in range(len(queries)):
+                one = index.query(sketches(index, queries[i : i + 1]), **arguments)
+                part = slice(whole.indptr[i], whole.indptr[i + 1])
+                assert (one.indptr.tolist(), one.indptr.dtype) == ([0, len(one.ids)], whole.indptr.dtype)
+                np.testing.assert_array_equal(one.ids, whole.ids[part], strict=True)
+                np.testing.assert_array_equal(one.similarities, whole.similarities[part], strict=True)
+    nothing = make(bits=bits).query(sketches(index, queries[:1]))
+    assert (nothing.indptr.tolist(), len(nothing.ids), len(nothing.similarities)) == ([0, 0], 0, 0)
 
 
 def test_values_that_do_not_fill_bytes():

@@ -8,7 +8,8 @@ import pytest
 from nearhash.index.minhash_estimate import jaccard_estimates, least_agreement, zero_fields
 from nearhash.index.minhash_tables import Run, candidates
 from nearhash.kernels import band_tables, reference_bands
-from nearhash.kernels.agreement import count_agreement, rank_candidates
+from nearhash.kernels.agreement import count_agreement, match_one, rank_candidates
+from nearhash.kernels.bands import band_keys
 
 KINDS = ["random", "few", "equal", "low bits"]
 
@@ -177,6 +178,57 @@ def test_rank_candidates(bits, k, share):
         found = np.concatenate(parts)
         np.testing.assert_array_equal(found, expected)
     assert len(expected) == 0 or share > 0
+
+
+@pytest.mark.parametrize("bits", [32, 16, 8])
+@pytest.mark.parametrize("share", [0, 0.6, 1])
+def test_match_one(bits, share):
+    rng, k, dtype = np.random.default_rng(bits), 21, {32: np.uint32, 16: np.uint16, 8: np.uint8}[bits]
+    query, sketches = rng.integers(0, 256, (1, k), dtype), rng.integers(0, 256, (40, k), dtype)
+    sketches[::2] = np.where(rng.random((20, k)) < 0.6, query, sketches[::2])
+    live = np.empty(0, np.uint8) if share == 1 else (rng.random(40) < share).astype(np.uint8)
+    ids, estimates = rng.permutation(100)[:40], rng.random(k + 1)
+    for size in (0, 1, 2, 200):
+        entries = rng.integers(0, 40, size, np.uint64)
+        for least in (0, 1, k // 2, k):
+            numbers = reference_bands.rank_candidates(entries, live, query, sketches, bits, k, least)
+            numbers = np.sort(numbers) if least else numbers
+            work = np.concatenate([entries, np.full(3, 2**40, np.uint64)])
+            out_ids, similarities = np.full(size + 3, -7), np.full(size + 3, -7, np.float32)
+            count = match_one(
+                work, size, live, query, sketches, k, least, ids, estimates, out_ids, similarities
+            )  # fmt: skip
+            assert (out_ids[count:] == -7).all()
+            assert (similarities[count:] == -7).all()
+            assert (work[size:] == 2**40).all()
+            np.testing.assert_array_equal(out_ids[:count], ids[(numbers & np.uint64(2**31 - 1)).astype(int)])
+            expected = estimates[(numbers >> np.uint64(31)).astype(int) & 0x1FFFF].astype(np.float32)
+            np.testing.assert_array_equal(similarities[:count], expected if least else np.full(count, np.nan))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_look_up_one(dtype):
+    rng = np.random.default_rng(4)
+    values = rng.integers(0, 3, (200, 14), dtype)
+    keys = np.full((200, 4), 77, np.uint64)
+    band_keys(values, 4, 3, np.uint64(9), keys)
+    runs = (filled(keys[:120]), filled(keys[120:], 120))
+    for number in range(30):
+        expected = np.sort(np.nonzero(keys == keys[number])[0])
+        out, size = np.full(len(expected) + 5, 10**6, np.uint64), 2
+        for run in runs:
+            size = band_tables.look_up_one(
+                values[number : number + 1], 3, np.uint64(9), *run[:4], run.bits, out, size
+            )  # fmt: skip
+        assert size == len(expected) + 2
+        assert (out[[0, 1, -3, -2, -1]] == 10**6).all()
+        np.testing.assert_array_equal(np.sort(out[2:size]), expected)
+        first = np.count_nonzero(expected < 120)
+        for room, answer in ((first - 1, -1), (first, first)):
+            small = np.full(room, 10**6, np.uint64)
+            arguments = (values[number : number + 1], 3, np.uint64(9), *runs[0][:4], runs[0].bits)
+            assert band_tables.look_up_one(*arguments, small, 0) == answer
+            assert answer >= 0 or (small == 10**6).all()
 
 
 def test_estimates():
