@@ -28,7 +28,8 @@ _CELLS = 1 << 22  # counters of a range search that are in memory at once, for e
 _memory = threading.local()
 
 Codes = NDArray[np.uint64]
-Pools = tuple[Codes, NDArray[np.int64]]
+Sizes = NDArray[np.int64]  # a name of its own, as annotations of a function inside of another are evaluated every time
+Pools = tuple[Codes, Sizes]
 
 
 def nearest_codes(
@@ -119,7 +120,7 @@ def scan_pools(
         for query in np.flatnonzero(sizes >= k):
             bounds[query] = int(keys[query, : sizes[query]].max()) >> 32
 
-    def scan(part: slice, first: int, last: int, keys: Codes, sizes: NDArray[np.int64]) -> None:
+    def scan(part: slice, first: int, last: int, keys: Codes, sizes: Sizes) -> None:
         windows = wanted.windows[part] if len(wanted.windows) else wanted.windows
         scan_codes(
             queries[part], rows, first, last, k, wanted.mask, wanted.labels, windows,
