@@ -101,6 +101,7 @@ class InvertedLists:
         self._labels: NDArray[np.float64] = np.zeros(SLACK * BLOCK if labelled else 0)
         self._columns: NDArray[np.int64] = np.zeros((columns, SLACK * BLOCK), np.int64)
         self._view: Lists | None = None
+        self._bounds: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     @property
     def entries(self) -> int:
@@ -129,6 +130,24 @@ class InvertedLists:
                 self._starts, self.sizes, self._slots, codes, bias, rescale, error, self._labels, self._columns
             )
         return self._view
+
+    @property
+    def label_bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Least and greatest label of each list, inf and -inf where it has none; empty arrays without labels."""
+        if self._bounds is None:
+            self._bounds = self._find_bounds()
+        return self._bounds
+
+    def _find_bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if not self.labelled:
+            return np.empty(0), np.empty(0)
+        lows, highs = np.full(len(self.sizes), np.inf), np.full(len(self.sizes), -np.inf)
+        at = self._places()
+        own, numbers = self._labels[at], np.repeat(np.arange(len(self.sizes)), self.sizes)
+        known = ~np.isnan(own)
+        np.minimum.at(lows, numbers[known], own[known])
+        np.maximum.at(highs, numbers[known], own[known])
+        return lows, highs
 
     # --- change ---
 
@@ -184,7 +203,7 @@ class InvertedLists:
         if self.labelled:
             self._labels[at] = entries.labels
         self._columns[:, at] = entries.columns
-        self._view = None
+        self._view = self._bounds = None
 
     def _reserve(self, blocks: int) -> None:
         """Make room for so many blocks in all."""
@@ -200,7 +219,7 @@ class InvertedLists:
         labels = np.concatenate([self._labels, np.zeros(more)]) if self.labelled else self._labels
         columns = np.concatenate([self._columns, np.zeros((len(self._columns), more), np.int64)], axis=1)
         self._codes, self._slots, self._factors, self._labels, self._columns = codes, slots, factors, labels, columns
-        self._view = None
+        self._view = self._bounds = None
 
     # --- look ---
 
@@ -239,14 +258,15 @@ class InvertedLists:
         self,
         tensors: dict[str, NDArray[Any]],
         copies: int,
-        count: int,
+        held: slice,
         labels: NDArray[np.float64] | None,
         columns: NDArray[np.int64],
     ) -> None:
-        """Take back what `tensors` gave, for `count` slots with at most `copies` entries each.
+        """Take back what `tensors` gave, for the slots `held`, which have at most `copies` entries each.
 
-        labels (n,) and columns (a, n) are those of the slots. Raises CorruptIndexError if it cannot be that.
+        labels (n,) and columns (a, n) are those of all slots. Raises CorruptIndexError if it cannot be that.
         """
+        count = held.stop - held.start
         sizes = take_tensor(tensors, "sizes", np.int64, (len(self.sizes),))
         if len(sizes) and (sizes.min() < 0 or sizes.max() > count * copies):
             raise CorruptIndexError("tensor 'sizes': values out of range")
@@ -261,12 +281,17 @@ class InvertedLists:
         factors = take_tensor(tensors, "factors", np.float32, (len(self._factors), capacity * BLOCK))
         self._starts, self._room, self.sizes, self._used = np.cumsum(room) - room, room, sizes, total
         self._slots, self._codes, self._factors = slots, codes, factors
-        self._view = None
+        self._view = self._bounds = None
         at = self._places()
         own = slots[at]
-        if len(slots) and (slots.min() < 0 or slots.max() >= max(1, count)):
+        # Steps of a scan read slots behind the entries too, though nothing comes of it.
+        if (
+            slots.min(initial=0) < 0
+            or slots.max(initial=0) >= max(1, held.stop)
+            or own.min(initial=held.start) < held.start
+        ):
             raise CorruptIndexError("tensor 'slots': values out of range")
-        entries = np.bincount(own, minlength=count)
+        entries = np.bincount(own - held.start, minlength=count)
         if count and (entries.min() < 1 or entries.max() > copies):
             raise CorruptIndexError(f"tensor 'slots': expected each slot in 1 to {copies} lists")
         if not np.isfinite(factors[:, at]).all():

@@ -13,22 +13,17 @@ from nearhash.index.exact import exact_search
 from nearhash.index.hits import Hits
 from nearhash.index.inverted import Entries, InvertedLists
 from nearhash.index.ivf_model import LEAST_SAMPLE, Model
-from nearhash.index.list_codes import Task, Work, make_list_codes
+from nearhash.index.list_codes import make_list_codes
+from nearhash.index.list_scan import ListScanner, Wanted
 from nearhash.index.partition import Partition, draw_sample
-from nearhash.index.points import Filter, NewPoints
+from nearhash.index.points import NewPoints
 from nearhash.index.predicates import Predicate
-from nearhash.index.programs import Program
 from nearhash.index.storage import take_tensor
 from nearhash.index.tune import Space, TunableIndex
 from nearhash.index.tuned import Tuned
-from nearhash.kernels.lists import POOL_SLACK, Restriction, passing_share
-from nearhash.kernels.rerank import rerank as rerank_keys
-from nearhash.kernels.scan import DOT, L2
-from nearhash.kernels.threads import resolve_threads, run_chunks
+from nearhash.kernels.lists import passing_share
+from nearhash.kernels.threads import resolve_threads
 
-# The lists nearest to a query are scanned before all others, for a threshold that the rest is measured by. Between 1
-# and 10 makes no difference that could be measured.
-NEAR = 4
 # Nanoseconds that decide whether what a filter leaves is measured row by row or looked for in the lists: a row, and a
 # byte of it, in no order; a search, a list and an entry of it.
 ROW_NS, BYTE_NS = 10.0, 1 / 8
@@ -39,13 +34,9 @@ GROWTH = 0.3
 # An index that was trained on few vectors learns anew when it has grown by this factor, until it was trained on so
 # many.
 OUTGROWN, SETTLED = 4, 20_000
-BATCH = 1024  # queries searched at once by a thread: the more, the more share a list
-POOL_BYTES = 1 << 22
 RERANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # times k, that `tune` tries
 
 STORES = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16)}
-
-_NO_STEPS: NDArray[np.int64] = np.empty(0, np.int64)
 
 
 class Effort(NamedTuple):
@@ -120,7 +111,7 @@ class IVFIndex(TunableIndex):
         self._vectors = Growable.empty((self.dim,), STORES[store])
         self._model: Model | None = None
         self._lists: InvertedLists | None = None
-        self._scratch = _Scratch()
+        self._scanner = ListScanner(self.metric)
 
     @property
     def _rows(self) -> NDArray[Any]:
@@ -299,13 +290,13 @@ class IVFIndex(TunableIndex):
 
     def _filter(
         self, queries: int, window: ArrayLike | None, allow: ArrayLike | None, where: Predicate | None
-    ) -> "_Wanted":
+    ) -> Wanted:
         """Predicates are evaluated in the lists; they become a mask of all vectors only for exact scans."""
         program = None if where is None else self._points.program(where)
-        return _Wanted(self._points.filter(queries, window, allow), program, (queries, window, allow, where))
+        return Wanted(self._points.filter(queries, window, allow), program, (queries, window, allow, where))
 
     def _nearest(
-        self, queries: NDArray[Any], k: int, wanted: "_Wanted", effort: Effort, threads: int
+        self, queries: NDArray[Any], k: int, wanted: Wanted, effort: Effort, threads: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         slots = np.full((len(queries), k), -1, np.int32)
         distances = np.full((len(queries), k), np.inf, np.float32)
@@ -361,39 +352,17 @@ class IVFIndex(TunableIndex):
         queries: NDArray[np.float32],
         slots: NDArray[np.int32],
         distances: NDArray[np.float32],
-        wanted: "_Wanted",
+        wanted: Wanted,
         model: Model,
         effort: Effort,
         threads: int,
     ) -> None:
         """Scan the nearest lists of each query and measure the best codes, into slots and distances (q, k)."""
         assert self._lists is not None
-        k = slots.shape[1]
-        want = max(effort.rerank, k * (2 if self.spill else 1))  # a vector may be there twice
-        probes = min(effort.probes, model.partition.lists)
-        lists, vectors = self._lists.arrays, self._rows
-        metric, base = (L2 if self.metric == "l2" else DOT), np.float32(self.metric == "cosine")
-        steps, operands = (_NO_STEPS, _NO_STEPS) if wanted.program is None else wanted.program
-        shifted = model.shifted(queries)
-        batch = min(BATCH, max(16, POOL_BYTES // (8 * (2 * want + POOL_SLACK))), -(-len(queries) // threads))
-
-        def task(first: int, last: int) -> None:
-            block = slice(first, last)
-            part = shifted[block]
-            chosen = model.partition.nearest(part, probes)
-            work = self._scratch.take(len(part), model.codes.query_bytes, 2 * want + POOL_SLACK)
-            windows = wanted.rows.windows[block] if len(wanted.rows.windows) else wanted.rows.windows
-            restriction = Restriction(wanted.rows.mask, windows, steps, operands, wanted.sparse)
-            asked = Task(part, chosen, min(NEAR, probes), restriction, want)
-            model.codes.scan(asked, lists, model.centroids, self.metric, work)
-            margin = work.squares if self.metric == "l2" else np.full(len(part), base)
-            rerank_keys(
-                queries[block], vectors, metric, base, work.keys, work.sizes, want, model.codes.bounded, margin,
-                slots[block], distances[block],
-            )  # fmt: skip
-            self._scratch.give_back(work)
-
-        run_chunks(task, len(queries), threads, batch)
+        want = max(effort.rerank, slots.shape[1] * (2 if self.spill else 1))  # a vector may be there twice
+        self._scanner.scan(
+            model, self._lists, self._rows, queries, wanted, effort.probes, want, slots, distances, threads
+        )
 
     # --- effort ---
 
@@ -466,7 +435,7 @@ class IVFIndex(TunableIndex):
             return
         self._model = Model.restored(self.dim, self.metric, self.codec, header.get("model"), tensors)
         self._lists = self._lists_for(self._model, False, 0)
-        self._lists.restore(tensors, 2 if self.spill else 1, count, self._points.labels, self._points.columns)
+        self._lists.restore(tensors, 2 if self.spill else 1, slice(0, count), self._points.labels, self._points.columns)
 
 
 class Drift(NamedTuple):
@@ -495,45 +464,3 @@ class Drift(NamedTuple):
 def _imbalance(sizes: NDArray[np.int64]) -> float:
     total = float(sizes.sum())
     return float(len(sizes) * (sizes.astype(np.float64) ** 2).sum() / total**2) if total else 1.0
-
-
-class _Wanted(NamedTuple):
-    """What may answer: a filter of rows, and a predicate that is not part of it yet."""
-
-    rows: Filter
-    program: Program | None
-    arguments: tuple[Any, ...]  # of `Points.filter`, for both together
-
-    @property
-    def everything(self) -> bool:
-        return self.rows.everything and self.program is None
-
-    @property
-    def sparse(self) -> bool:
-        """Whether the mask forbids so much that lists are better asked before they are scanned."""
-        mask = self.rows.mask
-        return len(mask) > 0 and 2 * int(np.count_nonzero(mask)) < len(mask)
-
-    def of(self, queries: NDArray[np.int64]) -> "_Wanted":
-        return self._replace(rows=self.rows.of(queries))
-
-
-class _Scratch:
-    """Arrays of searches, kept between them: fresh ones of megabytes cost page faults at every search."""
-
-    def __init__(self) -> None:
-        self._free: list[Work] = []
-
-    def take(self, queries: int, query_bytes: int, keys: int) -> Work:
-        """Arrays for at least so many queries."""
-        while True:
-            try:
-                work = self._free.pop()
-            except IndexError:
-                return Work.empty(queries, query_bytes, keys)
-            fits = len(work.sizes) >= queries and work.queries.shape[1] == query_bytes
-            if fits and work.keys.shape[1] == keys:
-                return work
-
-    def give_back(self, work: Work) -> None:
-        self._free.append(work)

@@ -15,6 +15,7 @@ _HOMES = {
     "hamming": ("nearhash.index.hamming", "HammingIndex"),
     "ivf": ("nearhash.index.ivf", "IVFIndex"),
     "minhash-lsh": ("nearhash.index.minhash_lsh", "MinHashLSH"),
+    "window": ("nearhash.index.window", "WindowIndex"),
 }
 
 

@@ -31,6 +31,9 @@ _CHUNK = 2048  # vectors assigned at once
 
 KEY_SLOT = np.uint64(0xFFFFFFFF)
 
+_NO_WINDOWS: NDArray[np.float64] = np.empty((0, 2))
+_NO_BOUNDS: tuple[NDArray[np.float64], NDArray[np.float64]] = (np.empty(0), np.empty(0))
+
 
 def default_lists(count: int) -> int:
     """Lists for `count` vectors: 2.5 sqrt(n), between the best for word vectors (3) and for images (2)."""
@@ -177,8 +180,21 @@ class Partition:
         outline = 0 if self._outline is None else self._outline.rows.nbytes
         return int(self.centroids.nbytes + self.panels.nbytes + self.squares.nbytes + outline) + graph
 
-    def nearest(self, queries: NDArray[np.float32], probes: int) -> NDArray[np.uint64]:
-        """Keys (q, probes) of the lists to read for queries (q, dim), in no order; see ``kernels.coarse``."""
+    def nearest(
+        self,
+        queries: NDArray[np.float32],
+        probes: int,
+        windows: NDArray[np.float64] = _NO_WINDOWS,
+        bounds: tuple[NDArray[np.float64], NDArray[np.float64]] = _NO_BOUNDS,
+    ) -> NDArray[np.uint64]:
+        """Keys (q, probes) of the lists to read for queries (q, dim), in no order; see ``kernels.coarse``.
+
+        windows (q, 2), or none: lists whose labels, between bounds, two of (c,), all lie outside are read last.
+        """
+        if len(windows) and len(bounds[0]) and not _all_overlap(windows, *bounds):
+            chosen = np.empty((len(queries), probes), np.uint64)
+            nearest_centroids(queries, self.panels, self.bias, self.factor, windows, *bounds, chosen)
+            return chosen
         if self.graph is not None and probes <= self.lists // WALKED:
             return self.graph.nearest(queries, probes)
         chosen = np.empty((len(queries), probes), np.uint64)
@@ -189,7 +205,7 @@ class Partition:
                 queries, estimates, numbers, self.centroids, self.bias, self.factor, candidates, keys, chosen
             )
         else:
-            nearest_centroids(queries, self.panels, self.bias, self.factor, chosen)
+            nearest_centroids(queries, self.panels, self.bias, self.factor, _NO_WINDOWS, *_NO_BOUNDS, chosen)
         return chosen
 
     def assign(self, vectors: NDArray[np.float32], threads: int) -> NDArray[np.int32]:
@@ -209,15 +225,20 @@ class Partition:
         def task(start: int, stop: int) -> None:
             part = vectors[start:stop]
             keys = np.empty((len(part), 1), np.uint64)
-            nearest_centroids(part, self.panels, self._member_bias, self._member_factor, keys)
+            nearest_centroids(part, self.panels, self._member_bias, self._member_factor, _NO_WINDOWS, *_NO_BOUNDS, keys)
             first[start:stop] = (keys[:, 0] & KEY_SLOT) >> np.uint64(1)
             if spill:
                 near = np.empty((len(part), min(_CANDIDATES, self.lists)), np.uint64)
-                nearest_centroids(part, self.panels, self.squares, np.float32(-2.0), near)
+                nearest_centroids(part, self.panels, self.squares, np.float32(-2.0), _NO_WINDOWS, *_NO_BOUNDS, near)
                 choose_spill(part, self.centroids, first[start:stop], near, np.float32(weight), second[start:stop])
 
         run_chunks(task, len(vectors), threads, _CHUNK)
         return first, second
+
+
+def _all_overlap(windows: NDArray[np.float64], lows: NDArray[np.float64], highs: NDArray[np.float64]) -> bool:
+    """Whether every list has labels on both sides of, or in, every window: then its bounds exclude none."""
+    return bool((lows.max() < windows[:, 1].min()) and (highs.min() >= windows[:, 0].max()))
 
 
 _CANDIDATES = 16  # for the second list of a vector

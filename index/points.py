@@ -193,6 +193,12 @@ class Points:
         self._dead += len(slots)
         self._live_before = self._last_where = None
 
+    def revive(self, slots: NDArray[np.int32]) -> None:
+        """Take `remove` back."""
+        self._live.view[slots] = 1
+        self._dead -= len(slots)
+        self._live_before = self._last_where = None
+
     def keep(self, slots: NDArray[np.int64]) -> None:
         """Renumber: only `slots` stay, in that order. The next default id does not change."""
         self._ids = Growable(self.ids[slots].copy())

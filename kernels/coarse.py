@@ -21,12 +21,19 @@ _ONE = np.uint64(1)
 _CHAINS = 4
 
 
+@jit_inline
+def _overlaps(low, high, first, last):
+    """Whether labels from `low` to `high`, both included, have some in the window [first, last)."""
+    return low < last and high >= first
+
+
 @jit
-def nearest_centroids(queries, panels, bias, factor, chosen):
+def nearest_centroids(queries, panels, bias, factor, windows, lows, highs, chosen):
     """Keys of the nearest centroids of each query.
 
     queries (q, dim) float32; panels (p, dim, PRODUCT_ROWS) of the centroids; bias (c,) float32, c the number of
-    centroids; the score of a centroid is ``bias + factor <q, c>``. chosen (q, probes) uint64, probes <= c: keys (see
+    centroids; the score of a centroid is ``bias + factor <q, c>``. windows (q, 2) float64, or none: lists whose labels,
+    lows[i] to highs[i] (c,) float64, all lie outside come last. chosen (q, probes) uint64, probes <= c: keys (see
     pool.py) with scores and numbers of centroids, not in order.
     """
     dim, count, probes = queries.shape[1], bias.shape[0], chosen.shape[1]
@@ -43,6 +50,11 @@ def nearest_centroids(queries, panels, bias, factor, chosen):
             for i in range(count):
                 score = bias[i] + factor * line[i]
                 line[i] = score if score < LARGEST else LARGEST  # overflow, inf or NaN: last, but a list that there is
+            if windows.shape[0] > 0:
+                low, high = windows[first + query, 0], windows[first + query, 1]
+                for i in range(count):
+                    if not _overlaps(lows[i], highs[i], low, high):
+                        line[i] = LARGEST
             for i in range(count, stride):
                 line[i] = np.float32(np.inf)
             collect_least(line, pointer(numbers, 0), count, probes, pointer(keys, 0))
