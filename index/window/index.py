@@ -185,7 +185,8 @@ class WindowIndex(TunableIndex):
         places = np.full(self._points.slots, -1, np.int32)
         places[slots] = np.arange(len(slots), dtype=np.int32)
         labels = np.empty(0) if self._points.labels is None else self._points.labels[slots]
-        facts = Facts(labels, self._points.columns[:, slots])
+        columns = self._points.columns
+        facts = Facts(labels, columns[:, slots] if len(columns) else np.empty((0, len(slots)), np.int64))
         kept = [] if self._levels is None else [self._levels.kept(held, places, facts) for held in self._segments]
         vectors = Growable(np.ascontiguousarray(self._vectors.view[slots]))
         self._segments = tuple(segment for segment in kept if segment is not None)

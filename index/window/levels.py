@@ -40,7 +40,8 @@ class Facts(NamedTuple):
 
     @classmethod
     def of(cls, points: Points) -> "Facts":
-        return cls(np.empty(0) if points.labels is None else points.labels, points.columns[:, : points.slots])
+        columns = points.columns[:, : points.slots] if points.attribute_names else np.empty((0, points.slots), np.int64)
+        return cls(np.empty(0) if points.labels is None else points.labels, columns)
 
     @classmethod
     def after(cls, points: Points, new: NewPoints) -> "Facts":

@@ -7,7 +7,7 @@ import nearhash as nh
 
 DIM = 24
 METRICS = ["l2", "ip", "cosine"]
-KINDS = ["flat", "flat-f16", "graph-lvq8", "graph-f32", "ivf-pq4", "ivf-spill", "ivf-f16"]
+KINDS = ["flat", "flat-f16", "graph-lvq8", "graph-f32", "ivf-pq4", "ivf-spill", "ivf-f16", "window-pq4", "window-f16"]
 
 
 def clustered(count: int, seed: int, dim: int = DIM) -> np.ndarray:
@@ -23,6 +23,9 @@ def make(kind: str, metric: str = "l2", dim: int = DIM, **options):
     if kind.startswith("ivf"):
         codec, store = ("lvq8", "f16") if kind == "ivf-f16" else ("pq4", "f32")
         return nh.IVFIndex(dim, metric, codec=codec, store=store, spill=kind == "ivf-spill", **options)
+    if kind.startswith("window"):
+        codec, store = ("lvq8", "f16") if kind == "window-f16" else ("pq4", "f32")
+        return nh.WindowIndex(dim, metric, codec=codec, store=store, **options)
     return nh.GraphIndex(dim, metric, codec=kind.removeprefix("graph-"), degree=16, build_beam=48, **options)
 
 

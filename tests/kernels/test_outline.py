@@ -8,6 +8,8 @@ from nearhash.kernels.coarse import nearest_centroids, refine_centroids
 from nearhash.kernels.panels import fill_panels, panel_count
 from nearhash.kernels.simd import PRODUCT_ROWS
 
+NO_WINDOWS = (np.empty((0, 2)), np.empty(0), np.empty(0))
+
 
 def problem(dim, count, seed=0):
     rng = np.random.default_rng(seed)
@@ -24,7 +26,7 @@ def test_the_best_of_the_candidates_with_the_scores_of_the_product(dim, count, p
     panels = np.empty((panel_count(count), dim, PRODUCT_ROWS), np.float32)
     fill_panels(centroids, panels)
     everything = np.empty((len(queries), count), np.uint64)
-    nearest_centroids(queries, panels, bias, np.float32(-2.0), everything)
+    nearest_centroids(queries, panels, bias, np.float32(-2.0), *NO_WINDOWS, everything)
     everything.sort(axis=1)
 
     numbers = np.arange(-(-count // 16) * 16, dtype=np.int32)

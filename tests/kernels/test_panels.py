@@ -7,6 +7,8 @@ from nearhash.kernels import coarse, panels, reference_lists
 from nearhash.kernels.select import LARGEST
 from nearhash.kernels.simd import LINE_PANELS, PRODUCT_QUERIES, PRODUCT_ROWS
 
+NO_WINDOWS = (np.empty((0, 2)), np.empty(0), np.empty(0))
+
 
 def in_panels(rows):
     filled = np.full((panels.panel_count(len(rows)), rows.shape[1], PRODUCT_ROWS), np.nan, np.float32)
@@ -47,7 +49,7 @@ def test_a_query_has_the_same_product_alone_as_in_a_batch():
 
 def nearest(queries, centroids, bias, factor, probes):
     chosen = np.full((len(queries), probes), 0xABAB, np.uint64)
-    coarse.nearest_centroids(queries, in_panels(centroids), bias, np.float32(factor), chosen)
+    coarse.nearest_centroids(queries, in_panels(centroids), bias, np.float32(factor), *NO_WINDOWS, chosen)
     return chosen
 
 
