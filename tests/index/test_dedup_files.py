@@ -23,6 +23,7 @@ import nearhash as nh
 from nearhash.errors import CorruptIndexError, InvalidArgumentError
 from nearhash.index.dedup import FileOptions, Settings, deduplicate_files, durable, stages
 from nearhash.index.dedup import store as dedup_store
+from nearhash.index.dedup.candidates import distinct
 from nearhash.index.dedup.reading import Columns, Cursor, read_chunks
 from nearhash.index.dedup.signatures import Segment, Signatures
 from nearhash.index.dedup.sources import find_sources
@@ -134,7 +135,11 @@ def test_pairs_beyond_memory_are_written_in_runs(tmp_path, small_steps, monkeypa
         if stage == "compare":
             sizes.append(json.loads((tmp_path / "out/work/manifest.json").read_text())["runs"])
 
+    merged = []
+    monkeypatch.setattr(stages, "distinct", lambda pairs: merged.append(len(pairs)) or distinct(pairs))
     report = run(source, tmp_path / "out", memory=1 << 26, progress=look)
+    assert len(merged) > 10
+    assert max(merged) <= max(1 << 26 >> 20, sum(map(len, sizes[-1])))
     assert any(len([size for size in runs if size]) > 1 for runs in sizes[-1])
     assert report["duplicate_pairs"] == 12 * 300
     assert report["compared_pairs"] == 12 * 300
@@ -825,25 +830,41 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"new")]
 
 
-def test_names_are_on_disk_before_they_count(tmp_path, monkeypatch):
-    """A folder is synchronised after each name in it that is new: a loss of power after a commit loses no file."""
+def test_everything_is_on_disk_before_it_counts(tmp_path, small_steps, monkeypatch):
+    """A loss of power after a commit loses no file: names and contents were synchronised before."""
     source = several_files(tmp_path / "in")
-    missing, synced = [], {}
+    names, contents, missing = {}, {}, []
 
     def sync_folder(folder):
-        synced[folder] = set(os.listdir(folder))
+        names[str(folder)] = set(os.listdir(folder))
+
+    def fsync(descriptor):
+        status = os.fstat(descriptor)
+        contents[status.st_ino] = status.st_size
+
+    def look():
+        for folder, _, files in os.walk(tmp_path / "run"):
+            missing.extend(set(os.listdir(folder)) - names.get(folder, set()) - {"lock"})
+            for status in (os.stat(os.path.join(folder, name)) for name in files):
+                if status.st_size != contents.get(status.st_ino, 0):
+                    missing.append((folder, status.st_size, contents.get(status.st_ino)))
 
     def commit(self, **changes):
-        plain(self, **changes)
-        for folder, _, _ in os.walk(tmp_path / "run"):
-            now = {name for name in os.listdir(folder) if name != "lock"}
-            missing.extend((folder, name) for name in now - synced.get(Path(folder), set()))
+        plain_commit(self, **changes)
+        look()
 
-    plain = State.commit
+    def write_json(path, document):
+        plain_write(path, document)
+        look()
+
+    plain_commit, plain_write = State.commit, durable.write_json
     monkeypatch.setattr(State, "commit", commit)
+    monkeypatch.setattr(dedup_store, "write_json", write_json)
+    monkeypatch.setattr(os, "fsync", fsync)
     for module in (durable, dedup_store):
         monkeypatch.setattr(module, "sync_folder", sync_folder)
     (tmp_path / "run").mkdir()
     run(source, tmp_path / "run/deep/out", store=tmp_path / "run/store")
     assert missing == []
-    assert tmp_path / "run/deep/out/kept" in synced
+    assert str(tmp_path / "run/deep/out/kept") in names
+    assert len(contents) > 20
