@@ -175,6 +175,20 @@ def test_a_text_file_is_a_document(tmp_path):
     assert {entry["id"] for entry in clusters(tmp_path / "out")} <= set(names)
 
 
+def test_a_document_of_100_megabytes(tmp_path):
+    numbers = np.char.zfill(np.arange(1 << 17).astype(str), 7).astype(bytes)
+    block = b" ".join(numbers.tolist()) + b"\n"
+    content = b"".join(block.replace(b"00", b"%02d" % i) for i in range(100, 196))
+    assert len(content) > 100 * 2**20
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_bytes(content)
+    (tmp_path / "in/b.txt").write_bytes(b"one two three four five six seven")
+    (tmp_path / "in/c.txt").write_bytes(b"One, two, three, four, five, six, seven!")
+    report = run(tmp_path / "in", tmp_path / "out", Settings.choose(), memory=1 << 26)
+    assert (report["documents"], report["kept"], report["duplicate_pairs"]) == (3, 2, 1)
+    assert (tmp_path / "out/kept/a.txt").stat().st_size == len(content)
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_lines_of_text(tmp_path, suffix):
     texts = corpus(3, families=10)
