@@ -41,6 +41,12 @@ def test_no_banding_is_better(k, threshold, weights, bits):
     assert cost(chosen) == pytest.approx(min(costs), abs=1e-4)
 
 
+def test_all_values_in_one_band_and_ties():
+    assert Banding.for_threshold(1.0, 8) == Banding(1, 8)
+    assert Banding.for_threshold(1.0, 8, 0, 1) == Banding(1, 1)  # all cost nothing: the fewest bands, then rows
+    assert Banding.for_threshold(0.0, 8, 1, 0) == Banding(1, 1)
+
+
 def test_areas():
     banding = Banding(2, 1)  # 1 - (1 - s)^2 = 2 s - s^2
     assert banding.false_positive_area(0.5) == pytest.approx(0.25 - 0.125 / 3)

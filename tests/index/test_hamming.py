@@ -116,6 +116,20 @@ def test_tables_follow_the_codes(way, monkeypatch):
     assert_exact(index.search(queries, k=5), queries, codes, 5, (np.arange(1500) >= 600)[None])
 
 
+def test_codes_after_the_tables_fill_up_what_these_lack(way):
+    """Fewer than k codes are in the tables: those that came later belong to the result, however far they are."""
+    rng = np.random.default_rng(3)
+    codes = rng.integers(0, 256, (12, 8), np.uint8)
+    codes[10:] = ~codes[:2]
+    index = nh.HammingIndex(64, method=way)
+    index.add(codes[:10])
+    index.search(codes[:1], k=1)
+    index.add(codes[10:])
+    for allow in (None, np.array([3, 10, 11]), np.array([10])):
+        allowed = np.ones(12, bool) if allow is None else np.isin(np.arange(12), allow)
+        assert_exact(index.search(codes[:5], k=12, allow=allow), codes[:5], codes, 12, allowed[None])
+
+
 def test_tables_are_made_where_they_pay(monkeypatch):
     monkeypatch.setattr(hamming, "_LEAST_ROWS", 1000)
     near, far = groups(64, 20_000, 0, 0.01), np.random.default_rng(0).integers(0, 256, (20_000, 32)).astype(np.uint8)
