@@ -69,8 +69,8 @@ def deduplicate(
     """
     settings = Settings.choose(threshold, ngram, unit, k, bands, rows, verify, seed)
     threads = resolve_threads(threads)
-    if isinstance(texts, (str, bytes)):
-        raise DtypeError(f"texts: expected an iterable of str, got one {type(texts).__name__}")
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        raise DtypeError(f"texts: expected an iterable of str, got {type(texts).__name__}")
     documents = texts if isinstance(texts, Sequence) else list(texts)
     report = progress or (lambda stage, done, total: None)
 

@@ -349,7 +349,7 @@ def test_a_pair_of_many_buckets_is_compared_once():
         ({"ngram": 0}, "ngram: expected an integer of at least 1"),
         ({"unit": "line"}, "unit: expected one of word, char, got 'line'"),
         ({"k": 0}, "k: expected"),
-        ({"bands": 4}, "bands, rows: expected both or neither"),
+        ({"bands": 4}, "bands, rows: expected both or neither, got 4 and None"),
         ({"bands": 20, "rows": 7}, "20 bands of 7 rows do not fit k = 128"),
         ({"verify": "maybe"}, "verify: expected 'exact', 'sketch' or None, got 'maybe'"),
         ({"seed": -1}, "seed"),
@@ -362,8 +362,9 @@ def test_impossible_arguments(arguments, message):
 
 
 def test_impossible_texts():
-    with pytest.raises(DtypeError, match="texts: expected an iterable of str, got one str"):
-        nh.deduplicate("a text")
+    for given in ("a text", b"a text", 5, None):
+        with pytest.raises(DtypeError, match=f"texts: expected an iterable of str, got {type(given).__name__}"):
+            nh.deduplicate(given)
     with pytest.raises(DtypeError, match="texts: expected str, got bytes in position 1"):
         nh.deduplicate(["a", b"b"])
     with pytest.raises(InvalidArgumentError, match="half a surrogate pair in position 2"):
