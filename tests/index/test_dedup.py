@@ -362,9 +362,9 @@ def test_impossible_arguments(arguments, message):
 
 
 def test_impossible_texts():
-    for given in ("a text", b"a text", 5, None):
-        with pytest.raises(DtypeError, match=f"texts: expected an iterable of str, got {type(given).__name__}"):
-            nh.deduplicate(given)
+    for texts in ("a text", b"a text", 5, None):
+        with pytest.raises(DtypeError, match=f"texts: expected an iterable of str, got {type(texts).__name__}"):
+            nh.deduplicate(texts)
     with pytest.raises(DtypeError, match="texts: expected str, got bytes in position 1"):
         nh.deduplicate(["a", b"b"])
     with pytest.raises(InvalidArgumentError, match="half a surrogate pair in position 2"):

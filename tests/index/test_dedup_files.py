@@ -775,33 +775,41 @@ def test_bytes_that_are_no_utf8_can_be_replaced(tmp_path):
     most=st.integers(1, 5),
     most_bytes=st.integers(1, 12),
     stop=st.integers(0, 20),
+    unneeded=st.sets(st.integers(0, 24)) | st.none(),
 )
-def test_reading_goes_on_at_any_place(tmp_path, files, most, most_bytes, stop):
+def test_reading_goes_on_at_any_place(tmp_path, files, most, most_bytes, stop, unneeded):
     folder = tmp_path / "files"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for number, texts in enumerate(files):
-        name, form = [("jsonl", write_jsonl), ("jsonl.gz", None), ("parquet", None)][number % 3]
+        name = ["jsonl", "txt", "jsonl.gz", "parquet"][number % 4]
         path = folder / f"{number}.{name}"
-        if form:
+        if name == "jsonl":
             write_jsonl(path, texts)
+        elif name == "txt":
+            texts[:] = ["".join(texts)]
+            path.write_text(texts[0])
         elif name == "parquet":
             pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), path, row_group_size=2)
         else:
             path.write_bytes(gzip.compress("".join(json.dumps({"text": t}) + "\n" for t in texts).encode()))
-    sources = find_sources([folder])
+    sources, expected = find_sources([folder]), [text for texts in files for text in texts]
+    needed = None if unneeded is None else np.isin(np.arange(len(expected)), list(unneeded), invert=True)
     start, found, counts = Cursor(0, 0, 0), [], []
-    for number, chunk in enumerate(read_chunks(sources, Columns(), start, most, most_bytes)):
+    for number, chunk in enumerate(read_chunks(sources, Columns(), start, most, most_bytes, needed)):
         if number == stop:
             break
         found += documents(chunk)
         counts += chunk.counts
         start = chunk.cursor
-    for chunk in read_chunks(sources, Columns(), start, most, most_bytes):
+    rest = None if needed is None else needed[len(found) :]
+    for chunk in read_chunks(sources, Columns(), start, most, most_bytes, rest):
         found += documents(chunk)
         counts += chunk.counts
         start = chunk.cursor
-    assert found == [text for texts in files for text in texts]
+    assert len(found) == len(expected)
+    wanted = range(len(expected)) if needed is None else np.flatnonzero(needed)
+    assert all(found[i] == expected[i] for i in wanted)
     assert counts == [len(texts) for texts in files]
     assert start == (len(files), 0, 0)
 
