@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import nearhash as nh
@@ -777,6 +777,7 @@ def test_bytes_that_are_no_utf8_can_be_replaced(tmp_path):
     stop=st.integers(0, 20),
     unneeded=st.sets(st.integers(0, 24)) | st.none(),
 )
+@example(files=[["a"], ["b"], ["c"]], most=1, most_bytes=9, stop=2, unneeded={2})
 def test_reading_goes_on_at_any_place(tmp_path, files, most, most_bytes, stop, unneeded):
     folder = tmp_path / "files"
     shutil.rmtree(folder, ignore_errors=True)
