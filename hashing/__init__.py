@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nearhash.hashing.banding import Banding
+    from nearhash.hashing.cross_polytope import CrossPolytope
     from nearhash.hashing.dwta import DWTA
     from nearhash.hashing.learned import LearnedHash
     from nearhash.hashing.minhash import MinHash
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Banding": "banding",
+    "CrossPolytope": "cross_polytope",
     "DWTA": "dwta",
     "LearnedHash": "learned",
     "MinHash": "minhash",
@@ -29,6 +31,7 @@ _HOME = {
 __all__ = [
     "DWTA",
     "Banding",
+    "CrossPolytope",
     "LearnedHash",
     "MinHash",
     "RecordFeatures",
