@@ -126,6 +126,7 @@ def test_a_pair_right_at_the_threshold_is_a_duplicate(tmp_path, threshold, words
 
 def test_pairs_beyond_memory_are_written_in_runs(tmp_path, small_steps, monkeypatch):
     monkeypatch.setattr("nearhash.index.dedup.candidates._GATHERED", 500)
+    monkeypatch.setattr(stages, "_BYTES_OF_PAIR", 1 << 17)
     random = np.random.default_rng(3)
     texts = [text for text in [" ".join(random.choice(WORDS, 40)) for _ in range(12)] for _ in range(25)]
     source = write_jsonl(tmp_path / "in.jsonl", texts)
@@ -139,7 +140,7 @@ def test_pairs_beyond_memory_are_written_in_runs(tmp_path, small_steps, monkeypa
     monkeypatch.setattr(stages, "distinct", lambda pairs: merged.append(len(pairs)) or distinct(pairs))
     report = run(source, tmp_path / "out", memory=1 << 26, progress=look)
     assert len(merged) > 10
-    assert max(merged) <= max(1 << 26 >> 20, sum(map(len, sizes[-1])))
+    assert max(merged) <= max(1 << 26 >> 17, sum(map(len, sizes[-1])))
     assert any(len([size for size in runs if size]) > 1 for runs in sizes[-1])
     assert report["duplicate_pairs"] == 12 * 300
     assert report["compared_pairs"] == 12 * 300
