@@ -7,8 +7,10 @@ if TYPE_CHECKING:
     from nearhash.hashing.banding import Banding
     from nearhash.hashing.cross_polytope import CrossPolytope
     from nearhash.hashing.dwta import DWTA
+    from nearhash.hashing.e2lsh import E2LSH
     from nearhash.hashing.learned import LearnedHash
     from nearhash.hashing.minhash import MinHash
+    from nearhash.hashing.mips import InnerProductTransform
     from nearhash.hashing.records import RecordFeatures
     from nearhash.hashing.simhash import SimHash
     from nearhash.hashing.sketches import Sketches
@@ -19,6 +21,8 @@ _HOME = {
     "Banding": "banding",
     "CrossPolytope": "cross_polytope",
     "DWTA": "dwta",
+    "E2LSH": "e2lsh",
+    "InnerProductTransform": "mips",
     "LearnedHash": "learned",
     "MinHash": "minhash",
     "RecordFeatures": "records",
@@ -30,8 +34,10 @@ _HOME = {
 
 __all__ = [
     "DWTA",
+    "E2LSH",
     "Banding",
     "CrossPolytope",
+    "InnerProductTransform",
     "LearnedHash",
     "MinHash",
     "RecordFeatures",
