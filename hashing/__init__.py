@@ -8,10 +8,12 @@ if TYPE_CHECKING:
     from nearhash.hashing.cross_polytope import CrossPolytope
     from nearhash.hashing.dwta import DWTA
     from nearhash.hashing.e2lsh import E2LSH
+    from nearhash.hashing.kernel_density import KernelDensity
     from nearhash.hashing.learned import LearnedHash
     from nearhash.hashing.minhash import MinHash
     from nearhash.hashing.mips import InnerProductTransform
     from nearhash.hashing.records import RecordFeatures
+    from nearhash.hashing.sampler import LSHSampler
     from nearhash.hashing.simhash import SimHash
     from nearhash.hashing.sketches import Sketches
     from nearhash.hashing.texts import Shingler
@@ -23,6 +25,8 @@ _HOME = {
     "DWTA": "dwta",
     "E2LSH": "e2lsh",
     "InnerProductTransform": "mips",
+    "KernelDensity": "kernel_density",
+    "LSHSampler": "sampler",
     "LearnedHash": "learned",
     "MinHash": "minhash",
     "RecordFeatures": "records",
@@ -38,6 +42,8 @@ __all__ = [
     "Banding",
     "CrossPolytope",
     "InnerProductTransform",
+    "KernelDensity",
+    "LSHSampler",
     "LearnedHash",
     "MinHash",
     "RecordFeatures",
