@@ -25,6 +25,7 @@ _KERNELS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], 
     "laplace": (lambda distance: np.exp(-distance), 2.0),
 }
 KERNELS = tuple(_KERNELS)
+_mix: Callable[[NDArray[np.uint64]], NDArray[np.uint64]] = fmix64
 
 
 class KernelSums(NamedTuple):
@@ -154,6 +155,5 @@ class KernelDensity:
         numbers = self._hash.hash(rows).reshape(len(rows), self.tables, self.hashes)
         keys = np.zeros((len(rows), self.tables), np.uint64)
         for i in range(self.hashes):
-            keys = fmix64(keys ^ (numbers[:, :, i].astype(np.int64).view(np.uint64) + np.uint64(i + 1)))  # type:
-            ignore[no - untyped - call]
+            keys = _mix(keys ^ (numbers[:, :, i].astype(np.int64).view(np.uint64) + np.uint64(i + 1)))
         return keys

@@ -64,9 +64,6 @@ def points():
 def test_weights_of_draws_are_unbiased(points):
     """Over seeds: the mean of weight times f is the sum of f, within 4 standard errors, for f of every kind."""
     queries = np.concatenate([points[:2] * 3, points[400:402], np.zeros((1, 6))])
-    cosines = (
-        queries @ points.T / np.maximum(np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(points, axis=1), 1e-9)
-    )
     functions = (np.ones(600), np.exp(points[:, 0]), np.arange(600.0))
     estimates = []
     for seed in range(400):
