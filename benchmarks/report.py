@@ -17,6 +17,8 @@ from benchmarks.filter_report import filter_part
 from benchmarks.hamming import hamming_part
 from benchmarks.lsh import lsh_part
 from benchmarks.record import RESULTS, read_document, write_text
+from benchmarks.sampling import sampling_part
+from benchmarks.simhash import simhash_part
 from benchmarks.sketches import sketches_part
 from benchmarks.tables import (
     MISSING,
@@ -66,6 +68,8 @@ python -m benchmarks.dedup_scale            # a million documents in bounded mem
 python -m benchmarks.run --flat             # exact search, and the speed of memory
 python -m benchmarks.hamming                # binary codes
 python -m benchmarks.lsh                    # hash tables of vectors
+python -m benchmarks.sampling               # kernel sums by hashing
+python -m benchmarks.simhash                # codes of signs
 python -m benchmarks.sketches               # sketches of sets, of strings and of texts
 python -m benchmarks.weighted               # sketches of weighted sets
 python -m benchmarks.run --startup          # import, first answer, cold compile
@@ -112,6 +116,8 @@ def report(documents: Sequence[Document], image_folder: str) -> str:
     parts += [scale_part(document) for document in documents if document["kind"] == "dedup-scale"]
     parts += [hamming_part(document) for document in documents if document["kind"] == "hamming"]
     parts += [lsh_part(document) for document in documents if document["kind"] == "lsh"]
+    parts += [simhash_part(document) for document in documents if document["kind"] == "simhash"]
+    parts += [sampling_part(document) for document in documents if document["kind"] == "sampling"]
     parts += [sketches_part(document) for document in documents if document["kind"] == "sketches"]
     parts += [weighted_part(document) for document in documents if document["kind"] == "weighted"]
     parts += [startup_part(document) for document in documents if document["kind"] == "startup"]
