@@ -95,8 +95,8 @@ def sampling_table(document: Document) -> str:
     return f"""\
 {settings["points"]:,} unit vectors of {settings["dataset"]}, {settings["queries"]} queries; {settings["draws"]} points
 read for an estimate. Relative root-mean-square error of `KernelDensity` over {settings["seeds"]} seeds and of uniform
-sampling by its formula, medians over the queries; *reads saved* is how many times as many points uniform sampling has to
-read for the same error (below 1: it is better). {machine_line(document)}
+sampling by its formula, medians over the queries; *reads saved* is how many times as many points uniform sampling has
+to read for the same error (below 1: it is better). {machine_line(document)}
 
 {table(header, rows)}"""
 
