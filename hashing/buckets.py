@@ -1,11 +1,13 @@
 """Vectors in hash tables from which members of a bucket can be drawn, with insertion and removal."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import InvalidArgumentError, UnknownIdError
+from nearhash.hashing.vectors import as_rows
 from nearhash.kernels.buckets import draw_members
 
 # Slots that are in no order are looked at by every draw; sorting them in costs a pass over all.
@@ -36,11 +38,6 @@ class Buckets:
     def ids(self) -> NDArray[np.int64]:
         """Ids of the vectors, ascending."""
         return np.asarray(self._ids.view[self._alive.view == 1])
-
-    @property
-    def vectors(self) -> NDArray[np.float32]:
-        """Vectors in the order of `ids`."""
-        return np.asarray(self._vectors.view[self._alive.view == 1])
 
     @property
     def nbytes(self) -> int:
@@ -113,6 +110,40 @@ class Buckets:
         there = slots >= 0
         ids[there], vectors[there] = self._ids.view[slots[there]], self._vectors.view[slots[there]]
         return ids, vectors, sizes
+
+
+class HashedPoints(ABC):
+    """Points that come and go, in tables by keys that a subclass makes of them."""
+
+    def __init__(self, dim: int, tables: int) -> None:
+        self.dim, self.tables = dim, tables
+        self._buckets = Buckets(dim, tables)
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Ids of the points, ascending."""
+        return self._buckets.ids
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of points and tables."""
+        return self._buckets.nbytes
+
+    def add(self, X: ArrayLike) -> NDArray[np.int64]:
+        """Add points (n, dim); returns their ids, consecutive and never used again."""
+        rows = as_rows(X, self.dim, "X")
+        return self._buckets.add(rows, self._keys(rows))
+
+    def remove(self, ids: ArrayLike) -> None:
+        """Remove points by id; an unknown one raises and nothing is removed."""
+        self._buckets.remove(ids)
+
+    @abstractmethod
+    def _keys(self, rows: NDArray[np.float32]) -> NDArray[np.uint64]:
+        """(n, tables) keys of rows (n, dim)."""
 
 
 class _Rows:

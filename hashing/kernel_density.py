@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import InvalidArgumentError
 from nearhash.hashing import randomness
-from nearhash.hashing.buckets import Buckets
+from nearhash.hashing.buckets import HashedPoints
 from nearhash.hashing.e2lsh import E2LSH
 from nearhash.hashing.vectors import as_rows, check_positive, check_whole
 from nearhash.kernels.reference_hashes import fmix64
@@ -35,7 +35,7 @@ class KernelSums(NamedTuple):
     errors: NDArray[np.float64]
 
 
-class KernelDensity:
+class KernelDensity(HashedPoints):
     """Sums of a kernel over a changing set of points, without reading all of them.
 
     Hashing-based estimators (Charikar & Siminelakis, FOCS 2017; dynamic ones: Qin et al., arXiv 2212.11408, 2022). In
@@ -81,34 +81,12 @@ class KernelDensity:
         if kernel not in _KERNELS:
             raise InvalidArgumentError(f"kernel: expected one of {', '.join(KERNELS)}, got {kernel!r}")
         self.kernel, self.bandwidth = kernel, check_positive(bandwidth, "bandwidth")
-        self.tables = check_whole(tables, "tables", 2, 1024)
+        tables = check_whole(tables, "tables", 2, 1024)
         self.hashes = check_whole(hashes, "hashes", 1, 64)
         usual = _KERNELS[kernel][1] * self.bandwidth * self.hashes * math.sqrt(2 / math.pi)
-        self._hash = E2LSH(dim, self.tables * self.hashes, usual if width is None else width, seed)
-        self.dim, self.seed, self.width = self._hash.dim, self._hash.seed, self._hash.width
-        self._buckets = Buckets(self.dim, self.tables)
-
-    def __len__(self) -> int:
-        return len(self._buckets)
-
-    @property
-    def ids(self) -> NDArray[np.int64]:
-        """Ids of the points, ascending."""
-        return self._buckets.ids
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of points and tables."""
-        return self._buckets.nbytes
-
-    def add(self, X: ArrayLike) -> NDArray[np.int64]:
-        """Add points (n, dim); returns their ids, consecutive and never used again."""
-        rows = as_rows(X, self.dim, "X")
-        return self._buckets.add(rows, self._keys(rows))
-
-    def remove(self, ids: ArrayLike) -> None:
-        """Remove points by id; an unknown one raises and nothing is removed."""
-        self._buckets.remove(ids)
+        self._hash = E2LSH(dim, tables * self.hashes, usual if width is None else width, seed)
+        self.seed, self.width = self._hash.seed, self._hash.width
+        super().__init__(self._hash.dim, tables)
 
     def inclusion(self, distance: ArrayLike) -> NDArray[np.float64]:
         """Probability that a point at this distance of a query is in its bucket of a table."""

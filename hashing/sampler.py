@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.hashing import randomness
-from nearhash.hashing.buckets import Buckets
+from nearhash.hashing.buckets import HashedPoints
 from nearhash.hashing.simhash import SimHash
 from nearhash.hashing.vectors import as_rows, check_whole
 
@@ -29,7 +29,7 @@ class Samples(NamedTuple):
     weights: NDArray[np.float64]
 
 
-class LSHSampler:
+class LSHSampler(HashedPoints):
     """Points in hash tables, drawn with a probability that grows with their cosine to a query.
 
     Spring & Shrivastava, "A new unbiased and efficient class of LSH-based samplers and estimators for partition
@@ -57,34 +57,12 @@ class LSHSampler:
 
     def __init__(self, dim: int, bits: int = 8, tables: int = 32, seed: int = 0) -> None:
         self.bits = check_whole(bits, "bits", 1, 64)
-        self.tables = check_whole(tables, "tables", 1, 1024)
-        whole = -(-self.bits * self.tables // 8) * 8
+        tables = check_whole(tables, "tables", 1, 1024)
+        whole = -(-self.bits * tables // 8) * 8
         # Independent projections: the bits of a key are, so that the chance of all is a power of that of one.
         self._hash = SimHash(dim, whole, seed, method="gaussian")
-        self.dim, self.seed = self._hash.dim, self._hash.seed
-        self._buckets = Buckets(self.dim, self.tables)
-
-    def __len__(self) -> int:
-        return len(self._buckets)
-
-    @property
-    def ids(self) -> NDArray[np.int64]:
-        """Ids of the points, ascending."""
-        return self._buckets.ids
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of points and tables."""
-        return self._buckets.nbytes
-
-    def add(self, X: ArrayLike) -> NDArray[np.int64]:
-        """Add points (n, dim); returns their ids, consecutive and never used again."""
-        rows = as_rows(X, self.dim, "X")
-        return self._buckets.add(rows, self._keys(rows))
-
-    def remove(self, ids: ArrayLike) -> None:
-        """Remove points by id; an unknown one raises and nothing is removed."""
-        self._buckets.remove(ids)
+        self.seed = self._hash.seed
+        super().__init__(self._hash.dim, tables)
 
     def inclusion(self, cosine: ArrayLike) -> NDArray[np.float64]:
         """Probability that a point of this cosine to a query is in its bucket of a table."""
