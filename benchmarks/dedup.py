@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import corpora
 from benchmarks.contest import say
-from benchmarks.dedup_peers import Pairs, datasketch_pairs, joined, rensa_pairs
+from benchmarks.dedup_peers import PEERS, Pairs, datasketch_pairs, joined, rensa_pairs
 from benchmarks.machine import machine_facts
 from benchmarks.record import RESULTS, Document, read_document, rounded, write_document, write_text
 from benchmarks.tables import figure, machine_line, table
@@ -52,7 +52,7 @@ def run_dedup(rounds: int) -> Document:
         "date": date.today().isoformat(),
         "machine": machine_facts(),
         "settings": {"threshold": THRESHOLD, "ngram": NGRAM, "k": 128, "rounds": rounds, "threads": 1},
-        "versions": {name: version(name) for name in ("datasketch", "rensa")},
+        "versions": {name: version(name) for name in PEERS},
         "sets": results,
     }
 
@@ -68,6 +68,8 @@ def _compare(name: str, texts: list[str], rounds: int) -> Document:
         "rensa": partial(rensa_pairs, texts, THRESHOLD, NGRAM),
         "rensa, candidates": partial(rensa_pairs, texts, THRESHOLD, NGRAM, False),
     }
+    if "text-dedup" in PEERS:
+        contestants["text-dedup, candidates"] = partial(PEERS["text-dedup"], texts, THRESHOLD, NGRAM)
     nearhash_pairs(texts[:10], "exact")  # kernels loaded
     seconds: dict[str, list[float]] = {contestant: [] for contestant in contestants}
     found: dict[str, Pairs] = {}
@@ -166,8 +168,9 @@ Texts with real near-duplicates; shingles of {settings["ngram"]} words, Jaccard 
 Truth: exact Jaccard similarity of all pairs. "Recall" and "precision" are of pairs, "of groups" of pairs in one
 connected component, against those of the truth. Other libraries choose their own bands, "candidates" are not verified
 by their estimates; their shingles are made in Python, which is part of their time. {versions};
-rensa over full sets, not the mode that samples positions, which is no MinHash. text-dedup is not here: it requires
-older libraries than these.
+rensa over full sets, not the mode that samples positions, which is no MinHash. text-dedup: the functions of its command
+`minhash` one by one, as the command needs older libraries than these; it joins a bucket with its first document only,
+so its pairs are few where groups are large.
 {machine_line(document)}
 
 {chr(10).join(parts)}"""

@@ -1,7 +1,14 @@
 """Duplicate pairs by other libraries, as their documentation says, from the same texts and the same shingles."""
 
+import importlib
 import re
+import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+from unittest.mock import MagicMock
 
 Pairs = set[tuple[int, int]]
 
@@ -57,10 +64,56 @@ def rensa_pairs(texts: Sequence[str], threshold: float, ngram: int, verified: bo
     return pairs
 
 
+def text_dedup_pairs(texts: Sequence[str], threshold: float, ngram: int) -> Pairs:
+    """The steps of text-dedup's command `minhash`: its functions, its defaults but for K slots and short documents.
+
+    Its words are its own (empty ones between two signs count), and it joins a bucket with its first document only. Not
+    its command, which needs older libraries than the others here: what it spends on files and processes is left out.
+    """
+    module = _text_dedup()
+    bands, rows = module.optimal_param(threshold, K, false_positive_weight=0.5, false_negative_weight=0.5)
+    dtype, prime = module.np.uint64, module.np.uint64((1 << 61) - 1)
+    random = module.np.random.RandomState(42)
+    settings = {
+        "num_perm": K, "ngram_size": ngram, "min_length": 1, "hash_func": module.sha1_hash, "dtype": dtype,
+        "hashranges": [(band * rows, (band + 1) * rows) for band in range(bands)],
+        "permutations": (random.randint(1, prime, size=K, dtype=dtype), random.randint(0, prime, size=K, dtype=dtype)),
+        "max_hash": module.np.uint32((1 << 32) - 1), "modulo_prime": prime,
+    }  # fmt: skip
+    tables: list[dict[bytes, set[int]]] = [defaultdict(set) for _ in range(bands)]
+    for number, text in enumerate(texts):
+        if text.strip():
+            found = module.embed_func(text, number, **settings)
+            for table, key in zip(tables, found[module.SIGNATURE_COLUMN], strict=True):
+                table[key].add(number)
+    pairs: Pairs = set()
+    union = module.UnionFind()
+    for table in tables:
+        for bucket in table.values():
+            if len(bucket) > 1:
+                first = min(bucket)
+                for number in bucket:
+                    union.union(number, first)
+                    pairs.add((first, number))
+    return {(first, number) for first, number in pairs if first != number}
+
+
+def _text_dedup() -> Any:
+    """Its module, with stand-ins for packages that only its command line and its files need."""
+    for name in ("click", "click_option_group", "datasets", "ftfy", "regex", "tqdm"):
+        if name not in sys.modules and find_spec(name) is None:
+            sys.modules[name] = MagicMock()
+            if name == "datasets":
+                sys.modules |= {"datasets.utils": MagicMock(), "datasets.utils.version": MagicMock(dataclass=dataclass)}
+    return importlib.import_module("text_dedup.minhash")
+
+
 PEERS: dict[str, Callable[[Sequence[str], float, int], Pairs]] = {
     "datasketch": datasketch_pairs,
     "rensa": rensa_pairs,
 }
+if find_spec("text_dedup") is not None:  # pip install --no-deps text-dedup
+    PEERS["text-dedup"] = text_dedup_pairs
 
 
 def joined(pairs: Iterable[tuple[int, int]], count: int) -> list[int]:

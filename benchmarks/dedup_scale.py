@@ -293,7 +293,8 @@ similarity sketches vary less together, so a little more is found near the thres
 
 {table(["similarity", "pairs", "found", "expected", "sigma"], curve)}
 The first {document["subset"]["documents"]:,} of the documents in memory, one thread, from Python strings to pairs;
-recall of the planted pairs at the threshold, and how many of the pairs found are such:
+recall of the planted pairs at the threshold, and how many of the pairs found are such (text-dedup, candidates that are
+not verified, by the functions of its command one by one):
 
 {table(["library", "seconds", "documents/s", "recall", "precision"], libraries)}"""
 

@@ -15,7 +15,11 @@ from benchmarks.dedup_scale import scale_part
 from benchmarks.families import families, fastest
 from benchmarks.filter_report import filter_part
 from benchmarks.hamming import hamming_part
+from benchmarks.highlights import hashing_table
+from benchmarks.lsh import lsh_part
 from benchmarks.record import RESULTS, read_document, write_text
+from benchmarks.sampling import sampling_part
+from benchmarks.simhash import simhash_part
 from benchmarks.sketches import sketches_part
 from benchmarks.tables import (
     MISSING,
@@ -60,10 +64,13 @@ python -m benchmarks.filters glove-100      # windows, predicates and masks of e
 python -m benchmarks.breakdown glove-100    # where the time of nearhash-ivf goes
 python -m benchmarks.banding                # similar sets: bands of sketches
 python -m benchmarks.blocking               # candidate pairs of records; wants `pip install recordlinkage`
-python -m benchmarks.dedup                  # near-duplicates among licences, against all pairs
+python -m benchmarks.dedup                  # near-duplicates among licences; beside `pip install --no-deps text-dedup`
 python -m benchmarks.dedup_scale            # a million documents in bounded memory, killed and resumed
 python -m benchmarks.run --flat             # exact search, and the speed of memory
 python -m benchmarks.hamming                # binary codes
+python -m benchmarks.lsh                    # hash tables of vectors
+python -m benchmarks.sampling               # kernel sums by hashing
+python -m benchmarks.simhash                # codes of signs
 python -m benchmarks.sketches               # sketches of sets, of strings and of texts
 python -m benchmarks.weighted               # sketches of weighted sets
 python -m benchmarks.run --startup          # import, first answer, cold compile
@@ -109,6 +116,9 @@ def report(documents: Sequence[Document], image_folder: str) -> str:
     parts += [dedup_part(document) for document in documents if document["kind"] == "dedup"]
     parts += [scale_part(document) for document in documents if document["kind"] == "dedup-scale"]
     parts += [hamming_part(document) for document in documents if document["kind"] == "hamming"]
+    parts += [lsh_part(document) for document in documents if document["kind"] == "lsh"]
+    parts += [simhash_part(document) for document in documents if document["kind"] == "simhash"]
+    parts += [sampling_part(document) for document in documents if document["kind"] == "sampling"]
     parts += [sketches_part(document) for document in documents if document["kind"] == "sketches"]
     parts += [weighted_part(document) for document in documents if document["kind"] == "weighted"]
     parts += [startup_part(document) for document in documents if document["kind"] == "startup"]
@@ -176,6 +186,9 @@ that leaves a choice the fastest at each recall (and the build of the fastest at
 belong to one machine; the ratios carry over better.
 
 {table(header, rows)}
+Hashing, each row in one run of its own; more is better:
+
+{hashing_table(documents)}
 [All figures, plots, and how they were measured](docs/benchmarks.md)."""
 
 

@@ -5,10 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nearhash.hashing.banding import Banding
+    from nearhash.hashing.cross_polytope import CrossPolytope
     from nearhash.hashing.dwta import DWTA
+    from nearhash.hashing.e2lsh import E2LSH
+    from nearhash.hashing.kernel_density import KernelDensity
     from nearhash.hashing.learned import LearnedHash
     from nearhash.hashing.minhash import MinHash
+    from nearhash.hashing.mips import InnerProductTransform
     from nearhash.hashing.records import RecordFeatures
+    from nearhash.hashing.sampler import LSHSampler
     from nearhash.hashing.simhash import SimHash
     from nearhash.hashing.sketches import Sketches
     from nearhash.hashing.texts import Shingler
@@ -16,7 +21,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Banding": "banding",
+    "CrossPolytope": "cross_polytope",
     "DWTA": "dwta",
+    "E2LSH": "e2lsh",
+    "InnerProductTransform": "mips",
+    "KernelDensity": "kernel_density",
+    "LSHSampler": "sampler",
     "LearnedHash": "learned",
     "MinHash": "minhash",
     "RecordFeatures": "records",
@@ -28,7 +38,12 @@ _HOME = {
 
 __all__ = [
     "DWTA",
+    "E2LSH",
     "Banding",
+    "CrossPolytope",
+    "InnerProductTransform",
+    "KernelDensity",
+    "LSHSampler",
     "LearnedHash",
     "MinHash",
     "RecordFeatures",

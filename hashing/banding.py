@@ -37,7 +37,9 @@ class Banding:
     -----
     If each value agrees with probability ``p = C + (1 - C) s``, independently, then at similarity s a pair is a
     candidate with probability ``1 - (1 - p**rows)**bands``: an S-curve, steepest near ``(1 / bands)**(1 / rows)``
-    (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, 3.4.2).
+    (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, 3.4.2). That is so for `MinHash` of the method
+    "classic". Where slots draw from each other without replacement, as with "fss" for sets of not many more than k
+    elements, the curve is a little steeper: lower to the left of its midpoint, higher to the right.
     """
 
     bands: int

@@ -117,16 +117,25 @@ class MinHash:
         return self.sketch_utf8(*joined(texts), Shingler(ngram=ngram, unit=unit), threads)
 
     def sketch_utf8(
-        self, text: ArrayLike, offsets: ArrayLike, shingler: "Shingler", threads: int | None = None
+        self,
+        text: ArrayLike,
+        offsets: ArrayLike,
+        shingler: "Shingler",
+        threads: int | None = None,
+        *,
+        sizes: NDArray[np.int64] | None = None,
     ) -> Sketches:
         """Sketches of the sets of shingles of texts that lie one behind the other; see `Shingler.shingles_utf8`.
 
-        Shingles are used as they are made: all of them together take no memory.
+        Shingles are used as they are made: all of them together take no memory. sizes (n,), if given, gets the number
+        of shingles of each text, repetitions included.
         """
         out = self._empty(np.asarray(offsets).size - 1)
 
         def use(first: int, starts: NDArray[np.int64], tokens: NDArray[np.uint64]) -> None:
             ids = self._folded(tokens)
+            if sizes is not None:
+                sizes[first : first + len(starts) - 1] = np.diff(starts)
             for row in range(0, len(starts) - 1, _CHUNK):
                 some = starts[row : row + _CHUNK + 1]
                 self._finish(self._minima(some, ids), out[first + row : first + row + len(some) - 1])

@@ -14,6 +14,7 @@ _HOMES = {
     "graph": ("nearhash.index.graph", "GraphIndex"),
     "hamming": ("nearhash.index.hamming", "HammingIndex"),
     "ivf": ("nearhash.index.ivf", "IVFIndex"),
+    "lsh": ("nearhash.index.lsh", "LSHIndex"),
     "minhash-lsh": ("nearhash.index.minhash_lsh", "MinHashLSH"),
     "window": ("nearhash.index.window", "WindowIndex"),
 }

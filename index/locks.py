@@ -43,7 +43,7 @@ class ReadWriteLock:
     def _end_reading(self) -> None:
         with self._condition:
             self._readers -= 1
-            if not self._readers:
+            if not self._readers and self._waiting_writers:
                 self._condition.notify_all()
 
     @contextmanager

@@ -336,7 +336,7 @@ class MinHashLSH:
         entries, size = np.empty(_FEW, np.uint64), 0
         rows = self.banding.rows
         for run in view.runs:
-            size = look_up_one(values, rows, self._key_start, *run[:4], run.bits, entries, size)
+            size = look_up_one(values, rows, self._key_start, *run[:4], entries, size)
             if size < 0:
                 return None
         ids, similarities = np.empty(size, np.int64), np.empty(size, np.float32)

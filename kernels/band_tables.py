@@ -204,13 +204,15 @@ def look_up(keys, high, low, starts, bits, first, last):
 
 
 @jit
-def look_up_one(values, rows, seed, high, low, slots, starts, bits, out, size):
+def look_up_one(values, rows, seed, high, low, slots, starts, out, size):
     """Append the slots that share a band with one sketch, once for each band; returns the new size.
 
     values (1, k): a sketch, see `nearhash.kernels.bands.band_keys` for it, rows and seed; high, low, slots, starts: a
     table; out (c,) uint64, filled up to `size`. Where c is too small nothing is appended and -1 returned.
     """
-    bands, count = high.shape[0], high.shape[1]
+    bands, count, bits = high.shape[0], high.shape[1], 0
+    while (1 << bits) + 1 < starts.shape[1]:
+        bits += 1
     keys, spans = np.empty((1, bands), np.uint64), np.empty((2, bands), np.int32)
     band_keys(values, bands, rows, seed, keys)
     first, last = pointer(spans, 0), pointer(spans, bands)

@@ -123,6 +123,21 @@ def offset(typing_context, address, count):
 
 
 @intrinsic
+def exchange_if(typing_context, address, expected, value):
+    """Store `value` at `address` if `expected` is there, in one step that no other thread can come between.
+
+    Returns whether it was.
+    """
+    signature = types.boolean(address, address.dtype, address.dtype)
+
+    def codegen(context, builder, signature, arguments):
+        found = builder.cmpxchg(*arguments, ordering="monotonic", failordering="monotonic")
+        return builder.extract_value(found, 1)
+
+    return signature, codegen
+
+
+@intrinsic
 def prefetch(typing_context, address):
     """Ask the processor to bring the cache line at `address` for reading."""
     signature = types.void(address)

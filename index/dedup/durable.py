@@ -1,6 +1,5 @@
 """Files that survive a kill: written whole or not at all, or appended to up to a length that is committed elsewhere."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -134,6 +133,8 @@ class AppendFile:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Have a folder alone: another process that wants the same is refused at once."""
+    import fcntl  # POSIX only, unlike `nearhash.deduplicate`, which comes by here
+
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,15 @@ from numpy.typing import NDArray
 
 from nearhash.index.dedup.rates import Rates
 from nearhash.index.dedup.settings import Settings
+from nearhash.kernels.threads import run_chunks
+from nearhash.kernels.union_find import unite
+
+_EDGES = 1 << 15  # of a task
+
+
+def join(labels: NDArray[np.int64], edges: NDArray[np.int64], threads: int) -> None:
+    """Join the groups of both ends of each edge (m, 2); labels as for `nearhash.kernels.union_find.unite`."""
+    run_chunks(lambda first, last: unite(labels, edges[first:last]), len(edges), threads, _EDGES)
 
 
 @dataclass(frozen=True, eq=False)

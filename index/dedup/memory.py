@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 
 from nearhash.errors import DtypeError, InvalidArgumentError
 from nearhash.index.dedup.candidates import compare_buckets, ends, sort_keys
-from nearhash.index.dedup.groups import Groups
+from nearhash.index.dedup.groups import Groups, join
 from nearhash.index.dedup.rates import estimated_rates
 from nearhash.index.dedup.settings import Settings
 from nearhash.index.dedup.shingle_sets import as_sets, jaccard
 from nearhash.index.dedup.sketching import band_keys_of, empty_signatures, sketch_utf8
 from nearhash.kernels.threads import resolve_threads
-from nearhash.kernels.union_find import components
+from nearhash.kernels.union_find import flatten
 
 Progress = Callable[[str, int, int], None]
 _DOCUMENTS, _BYTES = 8192, 1 << 24  # of a chunk
@@ -69,8 +69,8 @@ def deduplicate(
     """
     settings = Settings.choose(threshold, ngram, unit, k, bands, rows, verify, seed)
     threads = resolve_threads(threads)
-    if isinstance(texts, (str, bytes)):
-        raise DtypeError(f"texts: expected an iterable of str, got one {type(texts).__name__}")
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        raise DtypeError(f"texts: expected an iterable of str, got {type(texts).__name__}")
     documents = texts if isinstance(texts, Sequence) else list(texts)
     report = progress or (lambda stage, done, total: None)
 
@@ -105,7 +105,8 @@ def deduplicate(
 
     labels = np.arange(count)
     edges = np.stack(ends(pairs), axis=1)
-    components(labels, edges)
+    join(labels, edges, threads)
+    flatten(labels)
     rates = estimated_rates(compared.histogram, settings)
     return Groups(labels, edges, pairs["similarity"].astype(np.float32), shingles == 0, rates, settings)
 

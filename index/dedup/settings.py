@@ -78,7 +78,7 @@ class Settings:
         k = check_count(DEFAULT_K if k is None else k, "k", most=65_536)
         threshold = _checked_threshold(threshold)
         if (bands is None) != (rows is None):
-            raise InvalidArgumentError("bands, rows: expected both or neither")
+            raise InvalidArgumentError(f"bands, rows: expected both or neither, got {bands!r} and {rows!r}")
         if bands is None or rows is None:
             bands, rows = choose_banding(threshold, k)
         return cls(threshold, ngram, unit, k, bands, rows, verify, seed)

@@ -20,9 +20,11 @@ def sketch_utf8(
     text: NDArray[np.uint8], offsets: NDArray[np.int64], settings: Settings, threads: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
     """Sketches (n, k) of documents, and how many shingles each has, repetitions included."""
-    indptr, tokens = settings.shingler.shingles_utf8(text, offsets, threads)
-    sketches: NDArray[np.uint16] = settings.minhash.sketch(indptr, tokens, threads=threads).values
-    return sketches, np.diff(indptr)
+    sizes = np.empty(len(offsets) - 1, np.int64)
+    sketches: NDArray[np.uint16] = settings.minhash.sketch_utf8(
+        text, offsets, settings.shingler, threads, sizes=sizes
+    ).values
+    return sketches, sizes
 
 
 def band_keys_of(sketches: NDArray[Any], settings: Settings, threads: int) -> NDArray[np.uint64]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nearhash.errors import CorruptIndexError, InvalidArgumentError
 from nearhash.index.dedup.candidates import PAIR, compare_buckets, distinct, ends, estimate, sort_keys
 from nearhash.index.dedup.durable import AppendFile, read_records, replacing, write_array, write_json, write_parts
+from nearhash.index.dedup.groups import join
 from nearhash.index.dedup.reading import Chunk, Columns, Cursor, read_chunks
 from nearhash.index.dedup.settings import Settings
 from nearhash.index.dedup.shingle_sets import as_sets, jaccard
@@ -18,7 +19,7 @@ from nearhash.index.dedup.signatures import Segment, Signatures
 from nearhash.index.dedup.sketching import SIGNATURE, band_keys_of, sketch_utf8
 from nearhash.index.dedup.sources import Source
 from nearhash.index.dedup.store import DOCUMENTS, KEYS, SIGNATURES, Store
-from nearhash.kernels.union_find import flatten, unite
+from nearhash.kernels.union_find import flatten
 
 # Files of the folder of work besides those of a segment of a store.
 SHINGLES, COUNTS, SETS, SET_SIZES, EDGES = "shingles.bin", "counts.bin", "sets.bin", "set-sizes.bin", "edges.bin"
@@ -309,7 +310,7 @@ class Stages:
             labels[: self.base] = self.store.labels()
         for first in range(0, self.state["edges"], 1 << 20):
             part = read_records(self.work / EDGES, PAIR, min(1 << 20, self.state["edges"] - first), first)
-            unite(labels, np.stack(ends(part), axis=1))
+            join(labels, np.stack(ends(part), axis=1), self.threads)
         flatten(labels)
         signatures = self._signatures(self.memory // 3)
         members = self.base + np.flatnonzero(labels[self.base :] != np.arange(self.base, len(labels)))

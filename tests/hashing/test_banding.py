@@ -6,6 +6,7 @@ import pytest
 from nearhash.errors import InvalidArgumentError
 from nearhash.hashing import randomness
 from nearhash.hashing.banding import Banding
+from nearhash.hashing.minhash import MinHash
 from nearhash.kernels import reference_bands
 
 
@@ -39,6 +40,38 @@ def test_no_banding_is_better(k, threshold, weights, bits):
     assert chosen.values <= k
     costs = [cost(Banding(bands, rows, bits)) for rows in range(1, k + 1) for bands in range(1, k // rows + 1)]
     assert cost(chosen) == pytest.approx(min(costs), abs=1e-4)
+
+
+@pytest.mark.parametrize("elements", [60, 600])
+def test_the_s_curve_of_sketches(elements):
+    """Of real sketches: within 3 sigma where slots are independent; fast similarity sketches are steeper."""
+    pairs, banding = 4000, Banding(18, 7, 16)
+    rng, gained = np.random.default_rng(elements), 0.0
+    for similarity in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9):
+        common = round(elements * similarity)
+        own = (elements - common) // 2
+        tokens = rng.integers(0, 2**63, (pairs, common + 2 * own), np.uint64)
+        both = tokens[:, : common + own], np.concatenate([tokens[:, :common], tokens[:, common + own :]], axis=1)
+        expected = float(banding.collision_probability(common / (common + 2 * own)))
+        sigma = np.sqrt(expected * (1 - expected) / pairs)
+        for method in ("classic", "fss"):
+            minhash = MinHash(k=128, method=method, bits=16, seed=1)
+            indptr = np.arange(pairs + 1) * (common + own)
+            keys = [banding.keys(minhash.sketch(indptr, each.reshape(-1)).values, seed=1) for each in both]
+            found = float((keys[0] == keys[1]).any(axis=1).mean())
+            if method == "classic":
+                assert abs(found - expected) <= 3 * sigma
+            else:
+                steeper = (found - expected) * (1 if expected > 0.5 else -1)
+                assert -3 * sigma <= steeper <= 0.02 + 3 * sigma
+                gained += steeper
+    assert gained > 0.01 or elements > 128
+
+
+def test_all_values_in_one_band_and_ties():
+    assert Banding.for_threshold(1.0, 8) == Banding(1, 8)
+    assert Banding.for_threshold(1.0, 8, 0, 1) == Banding(1, 1)  # all cost nothing: the fewest bands, then rows
+    assert Banding.for_threshold(0.0, 8, 1, 0) == Banding(1, 1)
 
 
 def test_areas():

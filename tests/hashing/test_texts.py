@@ -112,6 +112,9 @@ def test_each_and_sketches_of_texts():
             assert (found.values == expected).all()
         assert found.header["shingles"]["ngram"] == 5
     assert MinHash(8).sketch_texts([]).shape == (0, 8)
+    sizes = np.full(len(texts), -7)
+    assert (MinHash(16, bits=4).sketch_utf8(data, bounds, Shingler(), sizes=sizes).values != 0).any()
+    assert (sizes == np.diff(whole[0])).all()
 
 
 def test_threads_and_forms_of_input():

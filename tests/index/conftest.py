@@ -7,7 +7,18 @@ import nearhash as nh
 
 DIM = 24
 METRICS = ["l2", "ip", "cosine"]
-KINDS = ["flat", "flat-f16", "graph-lvq8", "graph-f32", "ivf-pq4", "ivf-spill", "ivf-f16", "window-pq4", "window-f16"]
+KINDS = [
+    "flat",
+    "flat-f16",
+    "graph-lvq8",
+    "graph-f32",
+    "ivf-pq4",
+    "ivf-spill",
+    "ivf-f16",
+    "window-pq4",
+    "window-f16",
+    "lsh",
+]
 
 
 def clustered(count: int, seed: int, dim: int = DIM) -> np.ndarray:
@@ -26,7 +37,14 @@ def make(kind: str, metric: str = "l2", dim: int = DIM, **options):
     if kind.startswith("window"):
         codec, store = ("lvq8", "f16") if kind == "window-f16" else ("pq4", "f32")
         return nh.WindowIndex(dim, metric, codec=codec, store=store, **options)
+    if kind == "lsh":
+        return nh.LSHIndex(dim, metric, tables=32, **options)
     return nh.GraphIndex(dim, metric, codec=kind.removeprefix("graph-"), degree=16, build_beam=48, **options)
+
+
+def effort(kind: str) -> dict[str, int]:
+    """Arguments of a search that finds nearly all."""
+    return {"beam": 128} if kind.startswith("graph") else {"probes": 512} if kind == "lsh" else {}
 
 
 def exact_distances(base: np.ndarray, queries: np.ndarray, metric: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import KINDS, METRICS, clustered, exact_distances, make, recall
+from conftest import KINDS, METRICS, clustered, effort, exact_distances, make, recall
 
 import nearhash as nh
 from nearhash import where
@@ -46,10 +46,6 @@ def filtered(columns):
 
 
 GONE = np.arange(5, COUNT, 70)
-
-
-def effort(kind):
-    return {"beam": 128} if kind.startswith("graph") else {}
 
 
 CASES = [

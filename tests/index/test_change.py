@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import DIM, KINDS, METRICS, clustered, exact_distances, make, recall
+from conftest import DIM, KINDS, METRICS, clustered, effort, exact_distances, make, recall
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -144,7 +144,7 @@ def test_adding_nothing(kind):
 def test_zero_vectors_under_cosine_are_at_distance_one(kind):
     index = make(kind, "cosine")
     index.add(np.concatenate([np.zeros((2, DIM), np.float32), clustered(50, 0)]))
-    hits = index.search(clustered(3, 1), k=52, **({"beam": 128} if kind.startswith("graph") else {}))
+    hits = index.search(clustered(3, 1), k=52, **effort(kind))
     for i in range(3):
         assert hits.distances[i][hits.ids[i] == 0].tolist() == [1.0]
     everything = index.search(np.zeros(DIM), k=52)
@@ -158,7 +158,7 @@ def test_several_adds_are_as_good_as_one(base, queries, kind, metric):
     for part in np.array_split(base, [1, 2, 500, 501, 1200]):
         index.add(part)
     truth = np.argsort(exact_distances(base, queries, metric), axis=1)[:, :10]
-    assert recall(index.search(queries, k=10, **({"beam": 128} if kind.startswith("graph") else {})).ids, truth) >= 0.96
+    assert recall(index.search(queries, k=10, **effort(kind)).ids, truth) >= 0.96
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -171,7 +171,7 @@ def test_removed_vectors_are_gone_for_good(base, queries, tmp_path, kind, metric
     index.remove(gone[3:])
     kept = np.setdiff1d(np.arange(600), gone)
     truth = kept[np.argsort(exact_distances(base[kept], queries, metric), axis=1)[:, :10]]
-    effort = {"beam": 128} if kind.startswith("graph") else {}
+    wide = effort(kind)
     index.save(tmp_path / "x")
     for current in (index, nh.load(tmp_path / "x")):
         for compacted in (False, True):
@@ -180,7 +180,7 @@ def test_removed_vectors_are_gone_for_good(base, queries, tmp_path, kind, metric
                 assert current.info()["deleted"] == 0
             assert len(current) == 400
             assert np.array_equal(np.sort(current.ids), kept)
-            hits = current.search(queries, k=10, **effort)
+            hits = current.search(queries, k=10, **wide)
             assert not np.isin(hits.ids, gone).any()
             assert recall(hits.ids, truth) >= 0.96
             masked = current.search(queries[:1], k=600, allow=np.ones(600, bool))

@@ -16,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import nearhash as nh
 from nearhash.errors import CorruptIndexError, InvalidArgumentError
 from nearhash.index.dedup import FileOptions, Settings, deduplicate_files, durable, stages
 from nearhash.index.dedup import store as dedup_store
+from nearhash.index.dedup.candidates import distinct
 from nearhash.index.dedup.reading import Columns, Cursor, read_chunks
 from nearhash.index.dedup.signatures import Segment, Signatures
 from nearhash.index.dedup.sources import find_sources
@@ -125,6 +126,7 @@ def test_a_pair_right_at_the_threshold_is_a_duplicate(tmp_path, threshold, words
 
 def test_pairs_beyond_memory_are_written_in_runs(tmp_path, small_steps, monkeypatch):
     monkeypatch.setattr("nearhash.index.dedup.candidates._GATHERED", 500)
+    monkeypatch.setattr(stages, "_BYTES_OF_PAIR", 1 << 17)
     random = np.random.default_rng(3)
     texts = [text for text in [" ".join(random.choice(WORDS, 40)) for _ in range(12)] for _ in range(25)]
     source = write_jsonl(tmp_path / "in.jsonl", texts)
@@ -134,7 +136,11 @@ def test_pairs_beyond_memory_are_written_in_runs(tmp_path, small_steps, monkeypa
         if stage == "compare":
             sizes.append(json.loads((tmp_path / "out/work/manifest.json").read_text())["runs"])
 
+    merged = []
+    monkeypatch.setattr(stages, "distinct", lambda pairs: merged.append(len(pairs)) or distinct(pairs))
     report = run(source, tmp_path / "out", memory=1 << 26, progress=look)
+    assert len(merged) > 10
+    assert max(merged) <= max(1 << 26 >> 17, sum(map(len, sizes[-1])))
     assert any(len([size for size in runs if size]) > 1 for runs in sizes[-1])
     assert report["duplicate_pairs"] == 12 * 300
     assert report["compared_pairs"] == 12 * 300
@@ -168,6 +174,20 @@ def test_a_text_file_is_a_document(tmp_path):
     assert report["files"] == len(texts)
     assert all((tmp_path / "out/kept" / name).read_text() == texts[names.index(name)] for name in kept)
     assert {entry["id"] for entry in clusters(tmp_path / "out")} <= set(names)
+
+
+def test_a_document_of_100_megabytes(tmp_path):
+    numbers = np.char.zfill(np.arange(1 << 17).astype(str), 7).astype(bytes)
+    block = b" ".join(numbers.tolist()) + b"\n"
+    content = b"".join(block.replace(b"00", b"%02d" % i) for i in range(100, 196))
+    assert len(content) > 100 * 2**20
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_bytes(content)
+    (tmp_path / "in/b.txt").write_bytes(b"one two three four five six seven")
+    (tmp_path / "in/c.txt").write_bytes(b"One, two, three, four, five, six, seven!")
+    report = run(tmp_path / "in", tmp_path / "out", Settings.choose(), memory=1 << 26)
+    assert (report["documents"], report["kept"], report["duplicate_pairs"]) == (3, 2, 1)
+    assert (tmp_path / "out/kept/a.txt").stat().st_size == len(content)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -756,33 +776,42 @@ def test_bytes_that_are_no_utf8_can_be_replaced(tmp_path):
     most=st.integers(1, 5),
     most_bytes=st.integers(1, 12),
     stop=st.integers(0, 20),
+    unneeded=st.sets(st.integers(0, 24)) | st.none(),
 )
-def test_reading_goes_on_at_any_place(tmp_path, files, most, most_bytes, stop):
+@example(files=[["a"], ["b"], ["c"]], most=1, most_bytes=9, stop=2, unneeded={2})
+def test_reading_goes_on_at_any_place(tmp_path, files, most, most_bytes, stop, unneeded):
     folder = tmp_path / "files"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for number, texts in enumerate(files):
-        name, form = [("jsonl", write_jsonl), ("jsonl.gz", None), ("parquet", None)][number % 3]
+        name = ["jsonl", "txt", "jsonl.gz", "parquet"][number % 4]
         path = folder / f"{number}.{name}"
-        if form:
+        if name == "jsonl":
             write_jsonl(path, texts)
+        elif name == "txt":
+            texts[:] = ["".join(texts)]
+            path.write_text(texts[0])
         elif name == "parquet":
             pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), path, row_group_size=2)
         else:
             path.write_bytes(gzip.compress("".join(json.dumps({"text": t}) + "\n" for t in texts).encode()))
-    sources = find_sources([folder])
+    sources, expected = find_sources([folder]), [text for texts in files for text in texts]
+    needed = None if unneeded is None else np.isin(np.arange(len(expected)), list(unneeded), invert=True)
     start, found, counts = Cursor(0, 0, 0), [], []
-    for number, chunk in enumerate(read_chunks(sources, Columns(), start, most, most_bytes)):
+    for number, chunk in enumerate(read_chunks(sources, Columns(), start, most, most_bytes, needed)):
         if number == stop:
             break
         found += documents(chunk)
         counts += chunk.counts
         start = chunk.cursor
-    for chunk in read_chunks(sources, Columns(), start, most, most_bytes):
+    rest = None if needed is None else needed[len(found) :]
+    for chunk in read_chunks(sources, Columns(), start, most, most_bytes, rest):
         found += documents(chunk)
         counts += chunk.counts
         start = chunk.cursor
-    assert found == [text for texts in files for text in texts]
+    assert len(found) == len(expected)
+    wanted = range(len(expected)) if needed is None else np.flatnonzero(needed)
+    assert all(found[i] == expected[i] for i in wanted)
     assert counts == [len(texts) for texts in files]
     assert start == (len(files), 0, 0)
 
@@ -825,25 +854,41 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"new")]
 
 
-def test_names_are_on_disk_before_they_count(tmp_path, monkeypatch):
-    """A folder is synchronised after each name in it that is new: a loss of power after a commit loses no file."""
+def test_everything_is_on_disk_before_it_counts(tmp_path, small_steps, monkeypatch):
+    """A loss of power after a commit loses no file: names and contents were synchronised before."""
     source = several_files(tmp_path / "in")
-    missing, synced = [], {}
+    names, contents, missing = {}, {}, []
 
     def sync_folder(folder):
-        synced[folder] = set(os.listdir(folder))
+        names[str(folder)] = set(os.listdir(folder))
+
+    def fsync(descriptor):
+        status = os.fstat(descriptor)
+        contents[status.st_ino] = status.st_size
+
+    def look():
+        for folder, _, files in os.walk(tmp_path / "run"):
+            missing.extend(set(os.listdir(folder)) - names.get(folder, set()) - {"lock"})
+            for status in (os.stat(os.path.join(folder, name)) for name in files):
+                if status.st_size != contents.get(status.st_ino, 0):
+                    missing.append((folder, status.st_size, contents.get(status.st_ino)))
 
     def commit(self, **changes):
-        plain(self, **changes)
-        for folder, _, _ in os.walk(tmp_path / "run"):
-            now = {name for name in os.listdir(folder) if name != "lock"}
-            missing.extend((folder, name) for name in now - synced.get(Path(folder), set()))
+        plain_commit(self, **changes)
+        look()
 
-    plain = State.commit
+    def write_json(path, document):
+        plain_write(path, document)
+        look()
+
+    plain_commit, plain_write = State.commit, durable.write_json
     monkeypatch.setattr(State, "commit", commit)
+    monkeypatch.setattr(dedup_store, "write_json", write_json)
+    monkeypatch.setattr(os, "fsync", fsync)
     for module in (durable, dedup_store):
         monkeypatch.setattr(module, "sync_folder", sync_folder)
     (tmp_path / "run").mkdir()
     run(source, tmp_path / "run/deep/out", store=tmp_path / "run/store")
     assert missing == []
-    assert tmp_path / "run/deep/out/kept" in synced
+    assert str(tmp_path / "run/deep/out/kept") in names
+    assert len(contents) > 20

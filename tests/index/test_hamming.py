@@ -1,5 +1,6 @@
 """HammingIndex: scan and tables give what sorting all distances gives, through changes, filters and files."""
 
+import math
 import tracemalloc
 
 import numpy as np
@@ -20,6 +21,7 @@ from nearhash.errors import (
 )
 from nearhash.index import hamming, hamming_tables
 from nearhash.index.storage import read_file, write_file
+from nearhash.kernels import multi_index
 
 METHODS = ["auto", "scan", "multi-index"]
 # And tables without recourse to a scan, which for the few codes of tests would nearly always be cheaper.
@@ -116,6 +118,20 @@ def test_tables_follow_the_codes(way, monkeypatch):
     assert_exact(index.search(queries, k=5), queries, codes, 5, (np.arange(1500) >= 600)[None])
 
 
+def test_codes_after_the_tables_fill_up_what_these_lack(way):
+    """Fewer than k codes are in the tables: those that came later belong to the result, however far they are."""
+    rng = np.random.default_rng(3)
+    codes = rng.integers(0, 256, (12, 8), np.uint8)
+    codes[10:] = ~codes[:2]
+    index = nh.HammingIndex(64, method=way)
+    index.add(codes[:10])
+    index.search(codes[:1], k=1)
+    index.add(codes[10:])
+    for allow in (None, np.array([3, 10, 11]), np.array([10])):
+        allowed = np.ones(12, bool) if allow is None else np.isin(np.arange(12), allow)
+        assert_exact(index.search(codes[:5], k=12, allow=allow), codes[:5], codes, 12, allowed[None])
+
+
 def test_tables_are_made_where_they_pay(monkeypatch):
     monkeypatch.setattr(hamming, "_LEAST_ROWS", 1000)
     near, far = groups(64, 20_000, 0, 0.01), np.random.default_rng(0).integers(0, 256, (20_000, 32)).astype(np.uint8)
@@ -127,6 +143,17 @@ def test_tables_are_made_where_they_pay(monkeypatch):
     assert hamming_tables.substrings_for(256, 2**16) == 16
     assert hamming_tables.substrings_for(256, 10**9) == 11, "none is longer than 24 bits"
     assert hamming_tables.substrings_for(8, 1) == 8
+
+
+@pytest.mark.parametrize(("bits", "substrings", "count"), [(64, 4, 2**16), (256, 16, 1000), (60, 5, 2**20)])
+def test_the_estimated_cost_is_that_of_all_radii_up_to_a_distance(bits, substrings, count):
+    """Each radius is one more table at one weight: ``radius = substrings * weight + table``."""
+    length = bits // substrings
+    for distance in (0, 1, substrings - 1, substrings, 2 * substrings + 3):
+        probes = sum(math.comb(length, radius // substrings) for radius in range(distance + 1))
+        each = multi_index.PROBE_COST + multi_index.CANDIDATE_COST * count / 2**length
+        estimate = hamming_tables.estimated_cost(bits, substrings, count, distance)
+        assert estimate == pytest.approx(probes * each)
 
 
 def test_flips_trade_recall_for_speed():

@@ -2,6 +2,7 @@
 
 import threading
 from functools import partial
+from itertools import pairwise
 
 import hostile
 import numpy as np
@@ -173,6 +174,16 @@ def test_one_by_one_is_as_all_at_once(tmp_path):
         np.testing.assert_array_equal(array, expected)
     single.merge(make())  # nothing to take
     assert len(single) == 1200
+
+
+def test_runs_halve_in_size(monkeypatch):
+    monkeypatch.setattr(minhash_tables, "_SMALL", 1)
+    index, values = make(), random_values(700)
+    for part in np.array_split(np.arange(700), [100, 170, 230, 500, 510, 600]):
+        index.add(sketches(index, values[part]))
+        sizes = [run.size for run in index._tables.runs]
+        assert all(older >= 2 * newer for older, newer in pairwise(sizes))
+    assert len(sizes) > 1
 
 
 def test_views_of_arrays_and_empty_batches():

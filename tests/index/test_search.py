@@ -2,16 +2,12 @@
 
 import numpy as np
 import pytest
-from conftest import DIM, KINDS, METRICS, clustered, exact_distances, make, recall
+from conftest import DIM, KINDS, METRICS, clustered, effort, exact_distances, make, recall
 
 import nearhash as nh
 from nearhash.errors import InvalidArgumentError
 
 TOLERANCE = {"flat-f16": 2e-2, "ivf-f16": 2e-2}  # a half keeps 11 bits
-
-
-def effort(kind):
-    return {"beam": 128} if kind.startswith("graph") else {}
 
 
 @pytest.mark.parametrize("metric", METRICS)

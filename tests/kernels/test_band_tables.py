@@ -218,7 +218,7 @@ def test_look_up_one(dtype):
         out, size = np.full(len(expected) + 5, 10**6, np.uint64), 2
         for run in runs:
             size = band_tables.look_up_one(
-                values[number : number + 1], 3, np.uint64(9), *run[:4], run.bits, out, size
+                values[number : number + 1], 3, np.uint64(9), *run[:4], out, size
             )  # fmt: skip
         assert size == len(expected) + 2
         assert (out[[0, 1, -3, -2, -1]] == 10**6).all()
@@ -226,7 +226,7 @@ def test_look_up_one(dtype):
         first = np.count_nonzero(expected < 120)
         for room, answer in ((first - 1, -1), (first, first)):
             small = np.full(room, 10**6, np.uint64)
-            arguments = (values[number : number + 1], 3, np.uint64(9), *runs[0][:4], runs[0].bits)
+            arguments = (values[number : number + 1], 3, np.uint64(9), *runs[0][:4])
             assert band_tables.look_up_one(*arguments, small, 0) == answer
             assert answer >= 0 or (small == 10**6).all()
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nearhash.kernels import bands, radix, reference_bands, union_find
+from nearhash.kernels import bands, radix, reference_bands, threads, union_find
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
@@ -93,3 +93,35 @@ def test_components_in_any_order_and_in_parts():
 
 def test_no_nodes():
     assert union_find.components(np.empty(0, np.int64), np.empty((0, 2), np.int64)) == 0
+
+
+def unite_by_threads(parent, edges, chunk):
+    joined = []
+    threads.run_chunks(lambda a, b: joined.append(union_find.unite(parent, edges[a:b])), len(edges), 4, chunk)
+    return sum(joined)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("kind", ["path", "star", "random", "pairs of paths"])
+def test_threads_join_at_once(kind, dtype):
+    """All threads work on the same few roots all the time, again and again."""
+    count, rng = 20_000, np.random.default_rng(5)
+    nodes = rng.permutation(count)
+    if kind == "path":
+        edges = np.stack([nodes[:-1], nodes[1:]], axis=1)
+    elif kind == "star":
+        edges = np.stack([np.full(count, nodes[0]), nodes], axis=1)
+    elif kind == "random":
+        edges = rng.integers(0, count, (count * 2 // 3, 2))
+    else:
+        edges = np.stack([nodes[:-2], nodes[2:]], axis=1)
+    expected = np.arange(count, dtype=dtype)
+    number = union_find.components(expected, edges)
+    for turn in range(20):
+        edges = rng.permutation(edges)
+        parent = np.arange(count, dtype=dtype)
+        joined = unite_by_threads(parent, edges, 64 << turn % 4)
+        assert (parent <= np.arange(count)).all()
+        assert joined == count - number
+        assert union_find.flatten(parent) == number
+        np.testing.assert_array_equal(parent, expected)

@@ -41,6 +41,8 @@ def exercises() -> Iterator[Callable[[], None]]:
             yield partial(exercise, partial(nh.IVFIndex, DIM, metric=metric, lists=LISTS, spill=spill))
     for codec in Codec:
         yield partial(exercise, partial(nh.IVFIndex, DIM, codec=codec.value, lists=LISTS))
+    for metric in ("l2", "ip", "cosine"):
+        yield partial(exercise, partial(nh.LSHIndex, DIM, metric=metric, tables=4))
     for method in METHODS:
         yield partial(sketch, method)
     yield from (hash_vectors, search_sets, search_bits, deduplicate)
@@ -79,12 +81,19 @@ def sketch(method: str) -> None:
 
 
 def hash_vectors() -> None:
-    """Codes of vectors, of both kinds."""
-    from nearhash.hashing import SimHash
+    """Hashes of vectors of every family, and draws from their buckets."""
+    from nearhash.hashing import E2LSH, CrossPolytope, KernelDensity, LSHSampler, SimHash
 
     rows = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype(np.float32)
     for method in ("hadamard", "gaussian"):
         SimHash(DIM, method=method).encode(rows)
+    CrossPolytope(DIM).probes(rows[:2], 3)
+    E2LSH(DIM).hash(rows)
+    sampler, density = LSHSampler(DIM), KernelDensity(DIM)
+    sampler.add(rows)
+    sampler.sample(rows[:2], 3)
+    density.add(rows)
+    density.estimate(rows[:2])
 
 
 def search_sets() -> None:
