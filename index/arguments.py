@@ -121,33 +121,62 @@ def integer_ids(ids: ArrayLike, name: str) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def as_labels(labels: ArrayLike, count: int) -> NDArray[np.float64]:
-    """(count,) float64 labels. NaN is refused: it would belong to no window."""
-    array = np.asarray(labels)
+_EXACT = 1 << 53  # integers up to it are float64
+
+
+def _numbers(values: ArrayLike, name: str) -> NDArray[Any]:
+    """Numbers as they come; datetime64 as microseconds since 1970, which float64 holds exactly."""
+    array = np.asarray(values)
+    if array.dtype.kind == "M":
+        times = array.astype("datetime64[us]")
+        if np.isnat(array).any() or (times.astype(array.dtype) != array).any():
+            raise InvalidArgumentError(f"{name}: expected times in whole microseconds, got NaT or a finer one")
+        array = times.astype(np.int64)
     if array.dtype.kind not in "fiu":
-        raise DtypeError(f"labels: expected a float or integer dtype, got {array.dtype}")
+        raise DtypeError(f"{name}: expected numbers or datetime64, got dtype {array.dtype}")
+    return array
+
+
+def as_labels(labels: ArrayLike, count: int) -> NDArray[np.float64]:
+    """(count,) float64 labels. NaN, which would belong to no window, and integers that float64 rounds are refused."""
+    array = _numbers(labels, "labels")
     if array.ndim == 0:
         array = array[None]
     if array.shape != (count,):
         raise InvalidArgumentError(f"labels: expected shape ({count},), one per vector, got {array.shape}")
-    array = array.astype(np.float64)
-    if np.isnan(array).any():
+    floats = array.astype(np.float64)
+    if np.isnan(floats).any():
         raise InvalidArgumentError(
-            f"labels: expected numbers, got NaN at position {np.flatnonzero(np.isnan(array))[0]}"
+            f"labels: expected numbers, got NaN at position {np.flatnonzero(np.isnan(floats))[0]}"
         )
-    return array
+    if array.dtype.kind in "iu":
+        for place in np.flatnonzero(np.abs(floats) >= _EXACT).tolist():
+            if int(floats[place]) != int(array[place]):
+                raise InvalidArgumentError(
+                    f"labels: expected integers that float64 holds, as all up to 2**53, got {array[place]} at position "
+                    f"{place}; take them from a nearer origin, or in a coarser unit"
+                )
+    return floats
+
+
+def _bounds(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Bounds as the least float64 that are not below them: labels, being float64, lie on the same side of both."""
+    floats = np.array(array, np.float64, order="C")
+    if array.dtype.kind in "iu":
+        for place in map(tuple, np.argwhere(np.abs(floats) >= _EXACT).tolist()):
+            while int(floats[place]) < int(array[place]):
+                floats[place] = np.nextafter(floats[place], np.inf)
+    return floats
 
 
 def as_windows(window: ArrayLike, count: int) -> NDArray[np.float64]:
     """(count, 2) float64 bounds [lo, hi) from one pair for all queries or a pair for each."""
-    array = np.asarray(window)
-    if array.dtype.kind not in "fiu":
-        raise DtypeError(f"window: expected numbers, got dtype {array.dtype}")
+    array = _numbers(window, "window")
     if array.shape == (2,):
         array = np.broadcast_to(array, (count, 2))
     if array.shape != (count, 2):
         raise InvalidArgumentError(f"window: expected (lo, hi) or shape ({count}, 2), got shape {array.shape}")
-    array = np.ascontiguousarray(array, np.float64)
+    array = _bounds(array)
     if np.isnan(array).any():
         raise InvalidArgumentError("window: expected numbers, got NaN (use -inf and inf for open ends)")
     wrong = np.flatnonzero(array[:, 0] > array[:, 1])

@@ -229,7 +229,7 @@ class WindowIndex(TunableIndex):
 
     def count(self, window: ArrayLike) -> NDArray[np.int64]:
         """How many vectors have a label in the window, or in each of windows (q, 2); in logarithmic time."""
-        array = np.asarray(window, np.float64)
+        array = np.asarray(window)
         rows = 1 if array.ndim == 1 else len(array)
         with self._lock.read():
             counts = self._points.filter(rows, as_windows(window, rows)).counts

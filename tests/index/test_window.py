@@ -80,6 +80,30 @@ def test_open_and_empty_windows(data):
     assert recall(unlabelled.search(queries, beam=200).ids, truth) > 0.95
 
 
+def test_times_and_large_integers(data):
+    base, queries = data
+    index = nh.WindowIndex(DIM)
+    days = np.datetime64("2020-01-01") + np.arange(100)
+    index.add(base[:100], labels=days)
+    january = (np.datetime64("2020-01-01"), np.datetime64("2020-02-01"))
+    assert index.count(january) == 31
+    assert (index.search(queries, k=40, window=january).ids < 31).all()
+    later = days[-1].astype("datetime64[ns]") + np.timedelta64(5, "us")
+    (own,) = index.add(base[100], labels=[later])
+    assert index.search(queries[0], k=1, window=(later, later + np.timedelta64(1, "us"))).ids[0, 0] == own
+    for bad in ([np.datetime64("NaT")], [later + np.timedelta64(1, "ns")], [2**53 + 1], ["2020"]):
+        with pytest.raises(InvalidArgumentError, match="labels"):
+            index.add(base[0], labels=bad)
+    large = nh.WindowIndex(DIM)
+    large.add(base[:4], labels=np.array([2**53, 2**53 + 2, -(2**60), 7]))
+    assert large.count([(2**53, 2**53 + 1), (2**53 + 1, 2**53 + 3), (-(2**63), 0), (0, 2**63 - 1)]).tolist() == [
+        1,
+        1,
+        1,
+        3,
+    ]
+
+
 @pytest.mark.parametrize("codec", ["pq4", "rabitq", "lvq8"])
 def test_same_bytes_at_any_number_of_threads(data, codec, tmp_path):
     base, queries = data
