@@ -11,7 +11,7 @@ from nearhash.hashing.vectors import as_rows
 from nearhash.kernels.buckets import draw_members
 
 # Slots that are in no order are looked at by every draw; sorting them in costs a pass over all.
-_LEAST_UNSORTED, _UNSORTED_SHARE = 256, 1 / 16
+_LEAST_UNSORTED, _UNSORTED_SHARE = 256, 1 / 64
 _DEAD_SHARE = 0.25  # of the slots, above which they are given up
 
 
@@ -30,6 +30,7 @@ class Buckets:
         self._ids = _Rows(np.empty(0, np.int64))  # ascending
         self._next_id = self._dead = self._built = 0
         self._order: NDArray[np.int32] = np.empty((tables, 0), np.int32)
+        self._whole = True  # no slot of the order has been removed
 
     def __len__(self) -> int:
         return len(self._ids.view) - self._dead
@@ -71,6 +72,7 @@ class Buckets:
         if len(np.unique(slots)) < len(slots):
             raise InvalidArgumentError("ids: expected distinct ids, got one more than once")
         alive[slots] = 0
+        self._whole = False
         self._dead += len(slots)
         if self._dead > _DEAD_SHARE * len(known):
             self._compact()
@@ -79,7 +81,7 @@ class Buckets:
         living = np.flatnonzero(self._alive.view).astype(np.int32)
         own = self._keys.view[living]
         self._order = np.ascontiguousarray(living[np.argsort(own, axis=0, kind="stable")].T)
-        self._built = len(self._ids.view)
+        self._built, self._whole = len(self._ids.view), True
 
     def _compact(self) -> None:
         living = self._alive.view == 1
@@ -105,7 +107,18 @@ class Buckets:
             Of the buckets.
         """
         slots, sizes = np.empty(len(own), np.int32), np.empty(len(own), np.int64)
-        draw_members(self._keys.view, self._order, self._built, self._alive.view, own, tables, uniforms, slots, sizes)
+        draw_members(
+            self._keys.view,
+            self._order,
+            self._built,
+            self._whole,
+            self._alive.view,
+            own,
+            tables,
+            uniforms,
+            slots,
+            sizes,
+        )
         ids, vectors = np.full(len(own), -1), np.zeros((len(own), self._vectors.view.shape[1]), np.float32)
         there = slots >= 0
         ids[there], vectors[there] = self._ids.view[slots[there]], self._vectors.view[slots[there]]

@@ -45,7 +45,7 @@ class SimHash:
         al., NeurIPS 2015). Takes d log d steps and nothing but additions in a fixed order: bit-identical on every
         processor and on Torch. Bits of a block are close to orthogonal projections, which makes the estimate
         better than that of independent ones. ``"gaussian"``: independent normal projections, exact for every
-        vector, however sparse, and several times slower; products round differently on different processors, so a bit
+        vector, however sparse, and about half as fast; products round differently on different processors, so a bit
         whose projection is almost zero may differ.
 
     Raises

@@ -210,22 +210,18 @@ def look_up_one(values, rows, seed, high, low, slots, starts, out, size):
     values (1, k): a sketch, see `nearhash.kernels.bands.band_keys` for it, rows and seed; high, low, slots, starts: a
     table; out (c,) uint64, filled up to `size`. Where c is too small nothing is appended and -1 returned.
     """
-    bands, count, bits = high.shape[0], high.shape[1], 0
+    bands, bits = high.shape[0], 0
     while (1 << bits) + 1 < starts.shape[1]:
         bits += 1
-    keys, spans = np.empty((1, bands), np.uint64), np.empty((2, bands), np.int32)
+    keys = np.empty((1, bands), np.uint64)
+    first, last = np.empty((1, bands), np.int32), np.empty((1, bands), np.int32)
     band_keys(values, bands, rows, seed, keys)
-    first, last = pointer(spans, 0), pointer(spans, bands)
-    found = _look_up(
-        pointer(keys, 0), bands, count, starts.shape[1], bits, pointer(high, 0), pointer(low, 0), pointer(starts, 0),
-        first, last,
-    )  # fmt: skip
+    found = look_up(keys, high, low, starts, bits, first, last)[0]
     if size + found > out.shape[0]:
         return -1
-    source, target = pointer(slots, 0), pointer(out, 0)
     for band in range(bands):
-        for i in range(first[band], last[band]):
-            target[size] = np.uint64(source[band * count + i])
+        for i in range(first[0, band], last[0, band]):
+            out[size] = np.uint64(slots[band, i])
             size += 1
     return size
 

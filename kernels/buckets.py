@@ -8,6 +8,8 @@ import numpy as np
 
 from nearhash.kernels.jit import jit, jit_inline
 
+_ONE, _LAST = np.uint64(1), np.uint64(2**64 - 1)
+
 
 @jit_inline
 def _first_at_least(keys, order, table, key):
@@ -21,14 +23,8 @@ def _first_at_least(keys, order, table, key):
 
 
 @jit_inline
-def _members(keys, order, built, alive, table, key, out):
-    """Slots of a table that have this key and are alive, ascending, to out (n + 1,); returns how many."""
-    found, position = 0, _first_at_least(keys, order, table, key)
-    while position < order.shape[1] and keys[order[table, position], table] == key:
-        slot = order[table, position]
-        out[found] = slot
-        found += alive[slot]
-        position += 1
+def _fresh_members(keys, built, alive, table, key, out, found):
+    """Append the unsorted slots of a table that have this key and are alive to out; returns how many there are then."""
     for slot in range(built, keys.shape[0]):
         out[found] = slot
         found += alive[slot] if keys[slot, table] == key else 0
@@ -36,13 +32,27 @@ def _members(keys, order, built, alive, table, key, out):
 
 
 @jit
-def draw_members(keys, order, built, alive, own, tables, uniforms, slots, sizes):
+def draw_members(keys, order, built, whole, alive, own, tables, uniforms, slots, sizes):
     """A member of the bucket of each draw: slots (m,) int32, -1 from empty buckets, and sizes (m,) int64 of those.
 
-    own (m,) uint64: key of the bucket in table tables[i] (m,) int64; uniforms (m,) float64 in (0, 1) choose the member.
+    own (m,) uint64: key of the bucket in table tables[i] (m,) int64; uniforms (m,) float64 in (0, 1) choose the member,
+    living ones in ascending order. whole: all slots of `order` are alive, so that a bucket need not be read.
     """
     space = np.empty(keys.shape[0] + 1, np.int32)
     for i in range(own.shape[0]):
-        found = _members(keys, order, built, alive, tables[i], own[i], space)
-        sizes[i] = found
-        slots[i] = space[min(np.int64(uniforms[i] * found), found - 1)] if found > 0 else -1
+        table, key = tables[i], own[i]
+        begin, end = _first_at_least(keys, order, table, key), order.shape[1]
+        if key != _LAST:
+            end = _first_at_least(keys, order, table, key + _ONE)
+        listed = 0
+        if not whole:
+            for position in range(begin, end):
+                space[listed] = order[table, position]
+                listed += alive[order[table, position]]
+            end = begin
+        listed = _fresh_members(keys, built, alive, table, key, space, listed)
+        found = end - begin + listed
+        sizes[i], slots[i] = found, -1
+        if found > 0:
+            pick = min(np.int64(uniforms[i] * found), found - 1)
+            slots[i] = order[table, begin + pick] if pick < end - begin else space[pick - (end - begin)]

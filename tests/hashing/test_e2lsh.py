@@ -47,6 +47,7 @@ def test_formula_at_the_ends():
     chances = family.collision_probability([0.0, 1e-9, 1e-3, 1.0, 10.0, 1e9])
     assert chances[0] == 1.0
     assert (np.diff(chances) < 0).all()
+    assert 1 - chances[1] == pytest.approx(np.sqrt(2 / np.pi) * 5e-10, rel=1e-3)
     assert chances[2] == pytest.approx(1 - np.sqrt(2 / np.pi) * 5e-4, rel=1e-9)
     for bad in (-1.0, np.nan):
         with pytest.raises(InvalidArgumentError, match="distance"):
