@@ -23,6 +23,7 @@ from nearhash.index.tuned import Tuned
 from nearhash.index.window.levels import Facts, Levels, Plan, Segment
 from nearhash.kernels.lists import passing_share
 from nearhash.kernels.pool import EMPTY_KEY
+from nearhash.kernels.rerank import rerank
 from nearhash.kernels.scan import DOT, L2, scan_rows, unpack_pools
 from nearhash.kernels.threads import resolve_threads, run_chunks
 
@@ -33,6 +34,8 @@ BUFFER, BUFFER_SHARE = 1024, 1 / 256
 RATIO = 4
 # Levels that were learned from few points are learned anew when there are so many times as many.
 OUTGROWN, SETTLED = 4, 20_000
+# So few points in a window are measured one by one: their codes would cost more than they save.
+FEW = 64
 # Where less than this share of what is in a window may answer, those few are measured one by one.
 SPARSE = 1 / 64
 STORES = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16)}
@@ -259,8 +262,12 @@ class WindowIndex(TunableIndex):
         passing = np.minimum(likely / np.maximum(everywhere, 1), 1.0)
         for segment, points in zip(self._segments, inside, strict=True):
             assert levels is not None
+            few = np.zeros(len(queries), np.bool_)
+            if len(windows) and not len(wanted.rows.mask) and wanted.program is None:
+                few = ~exactly & (points > 0) & (points <= FEW)
+                self._measure(segment, queries, np.flatnonzero(few), windows, threads, slots, distances)
             plan = levels.plan(segment, points, np.multiply(points, passing), effort)
-            asked = ~exactly & (points > 0)
+            asked = ~exactly & ~few & (points > 0)
             self._search_segment(segment, plan, asked, queries, k, wanted, effort, threads, slots, distances)
         if size > self._sealed:
             rows = wanted.rows if wanted.program is None else self._points.filter(*wanted.arguments)
@@ -300,6 +307,31 @@ class WindowIndex(TunableIndex):
                 max(beam, k), found, measured, threads,
             )  # fmt: skip
             slots[part], distances[part] = _merged(slots[part], distances[part], found, measured)
+
+    def _measure(
+        self,
+        segment: Segment,
+        queries: NDArray[np.float32],
+        chosen: NDArray[np.int64],
+        windows: NDArray[np.float64],
+        threads: int,
+        slots: NDArray[np.int32],
+        distances: NDArray[np.float32],
+    ) -> None:
+        """Measure all points of a segment in the windows of the chosen queries; results are merged."""
+        metric, base, k = L2 if self.metric == "l2" else DOT, np.float32(self.metric == "cosine"), slots.shape[1]
+        nothing = np.empty(0, np.float32)
+
+        def task(start: int, stop: int) -> None:
+            part = chosen[start:stop]
+            own, counts = segment.slots(windows[part])
+            keys = np.zeros((len(part), own.shape[1] + 16), np.uint64)
+            keys[:, : own.shape[1]] = own.astype(np.uint64) << np.uint64(1)  # see pool.py; scores do not matter
+            found, measured = np.empty((len(part), k), np.int32), np.empty((len(part), k), np.float32)
+            rerank(queries[part], self._rows, metric, base, keys, counts, own.shape[1], False, nothing, found, measured)
+            slots[part], distances[part] = _merged(slots[part], distances[part], found, measured)
+
+        run_chunks(task, len(chosen), threads, max(1, -(-len(chosen) // threads)))
 
     def _search_buffer(
         self,

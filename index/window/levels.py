@@ -17,8 +17,8 @@ LEAST_LISTS = 6  # a level of fewer lists gives way to a single list
 # Lists of a level that are read at a beam of BEAM, as a multiple of their square root, and how the number grows where a
 # window leaves a share s of the points: s^-GROWTH times as many keep the recall from falling.
 SPREAD, BEAM, GROWTH = 1.6, 80, 0.3
-# Nanoseconds, about, of a search, a list of it and a byte of codes; of measuring a candidate and a byte of it.
-SEARCH_NS, LIST_NS, BYTE_NS, ROW_NS, ROW_BYTE_NS = 4_000.0, 170.0, 1 / 18, 20.0, 1 / 16
+# Nanoseconds, about, of a list and of a byte of codes, fitted to searches of word vectors and of images.
+LIST_NS, BYTE_NS = 120.0, 1 / 23
 MULTIPLY_NS = 1 / 30  # a centroid's dimension
 
 
@@ -91,6 +91,14 @@ class Segment:
             return np.full(queries, self.entries, np.int64)
         edges: NDArray[np.int64] = np.searchsorted(self.labels, windows)
         return np.asarray(edges[:, 1] - edges[:, 0])
+
+    def slots(self, windows: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Slots (q, most) of the points in each window, by label, and how many (q,) of a row count."""
+        edges = np.searchsorted(self.labels, windows)
+        counts: NDArray[np.int64] = edges[:, 1] - edges[:, 0]
+        places = edges[:, :1] + np.arange(int(counts.max(initial=0)))
+        own: NDArray[np.int32] = self.lists[0].arrays.slots[np.minimum(places, self.entries - 1)]
+        return own, counts
 
     @property
     def nbytes(self) -> int:
@@ -189,7 +197,7 @@ class Levels:
         lists, width = model.partition.lists, model.layout.width * np.dtype(model.layout.dtype).itemsize
         scanned = inside / lists + 8.0  # blocks are not full
         compared = lists * model.partition.centroids.shape[1] * MULTIPLY_NS if lists > 1 else 0.0
-        return np.asarray(SEARCH_NS + compared + probes * (LIST_NS + scanned * width * BYTE_NS))
+        return np.asarray(compared + probes * (LIST_NS + scanned * width * BYTE_NS))
 
 
 def _filled(model: Model, entries: Entries, facts: Facts) -> InvertedLists:
