@@ -34,7 +34,7 @@ from benchmarks.tables import (
     table,
 )
 from benchmarks.weighted import weighted_part
-from benchmarks.windows import windows_part
+from benchmarks.window_report import windows_part
 
 Document = dict[str, Any]
 
@@ -62,7 +62,7 @@ python -m benchmarks.run glove-100          # the whole of GloVe-100, fetched wi
 python -m benchmarks.run mnist-784
 python -m benchmarks.run path/to/file.hdf5  # any file of ann-benchmarks
 python -m benchmarks.filters glove-100      # windows, predicates and masks of every selectivity
-python -m benchmarks.windows mnist-784       # windows of labels, of every size
+python -m benchmarks.windows mnist-784      # windows of labels, of every size
 python -m benchmarks.breakdown glove-100    # where the time of nearhash-ivf goes
 python -m benchmarks.banding                # similar sets: bands of sketches
 python -m benchmarks.blocking               # candidate pairs of records; wants `pip install recordlinkage`
@@ -114,7 +114,7 @@ def report(documents: Sequence[Document], image_folder: str) -> str:
         parts.append(filter_part(document, image_folder))
     windowed = [document for document in documents if document["kind"] == "windows"]
     for document in sorted(windowed, key=lambda d: -d["settings"]["base"][0]):
-        parts.append(windows_part(document))
+        parts.append(windows_part(document, image_folder))
     parts += [flat_part(document) for document in documents if document["kind"] == "flat"]
     parts += [banding_part(document) for document in documents if document["kind"] == "banding"]
     parts += [blocking_part(document, image_folder) for document in documents if document["kind"] == "blocking"]

@@ -14,8 +14,8 @@ def is_peer(name: str) -> bool:
     return not name.startswith("nearhash")
 
 
-def windows_table(document: Document) -> str:
-    """What was measured, and the tables."""
+def windows_table(document: Document, image_folder: str) -> str:
+    """What was measured, the tables and figures."""
     settings = document["settings"]
     n, dim = settings["base"]
     parts = [
@@ -56,6 +56,8 @@ recall where none reached it. nearhash takes the queries in one batch, the other
 Geometric mean of {names[0]} to the best of others: {np.exp(np.mean(np.log(ratios))):.1f}x, least
 {min(ratios):.2f}x, most {max(ratios):.0f}x; results short of min(k, matches): {short}.
 
+![queries per second by share in the window]({image_folder}/windows-{settings["dataset"]}-{entry["kind"]}.png)
+
 {table(header, rows)}
 {table(["index", "bytes / vectors", "build with 2 threads, s"], costs)}{_bound_table(entry)}""")
     if "churn" in document:
@@ -67,9 +69,9 @@ def _cell(one: Document, speed: float) -> str:
     return figure(speed) if one["reached"] else f"({one['recall']:.2f}) {figure(speed)}"
 
 
-def windows_part(document: Document) -> str:
+def windows_part(document: Document, image_folder: str) -> str:
     """The section of the page of benchmarks."""
-    return f"## Windows: {document['settings']['dataset']}\n\n{windows_table(document)}"
+    return f"## Windows: {document['settings']['dataset']}\n\n{windows_table(document, image_folder)}"
 
 
 def _window(case: Document) -> str:

@@ -71,7 +71,7 @@ def _write(path: Path, document: Document) -> None:
     name = document["settings"]["dataset"]
     for entry in document["labels"]:
         plot_windows(document, entry, path.with_name(f"windows-{name}-{entry['kind']}.png"))
-    write_text(path.with_suffix(".md"), f"# windows, {name}\n\n{windows_table(document)}")
+    write_text(path.with_suffix(".md"), f"# windows, {name}\n\n{windows_table(document, '.')}")
 
 
 def run_windows(options: argparse.Namespace) -> Iterator[Document]:
