@@ -256,7 +256,12 @@ class WindowIndex(TunableIndex):
         windows = wanted.rows.windows
         share = 1.0 if wanted.program is None else passing_share(*wanted.program, self._points.columns, size)
         inside = [segment.inside(windows, len(queries)) for segment in self._segments]
-        everywhere = sum(inside, np.zeros(len(queries), np.int64)) + (size - self._sealed)
+        # What is in the windows, filters or not; of the buffer about as much as of the rest.
+        everywhere = (
+            sum(inside, np.zeros(len(queries))) * (size / self._sealed)
+            if self._sealed
+            else np.full(len(queries), float(size))
+        )
         likely = wanted.rows.counts * share
         exactly = (wanted.rows.counts == 0) | (likely < SPARSE * everywhere)
         passing = np.minimum(likely / np.maximum(everywhere, 1), 1.0)
