@@ -20,6 +20,7 @@ from nearhash.errors import (
     NearhashError,
     UnknownIdError,
 )
+from nearhash.index.points import Points
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -397,3 +398,21 @@ TestGraphAgainstDict = GraphAgainstDict.TestCase
 TestFlatAgainstDict.settings = TestGraphAgainstDict.settings = settings(
     max_examples=40, stateful_step_count=20, deadline=None
 )
+
+
+def test_the_order_of_labels_after_every_addition():
+    """Kept by merging: the same as sorted anew, ties by slot, whatever was asked between."""
+    rng, points = np.random.default_rng(0), Points()
+    for number in range(40):
+        count = int(rng.integers(1, 30))
+        labels = None if rng.random() < 0.3 else rng.integers(0, 12, count).astype(float)
+        points.append(points.check(count, None, labels))
+        if rng.random() < 0.7:
+            order, bounds = points.label_order()
+            own = np.full(points.slots, np.nan) if points.labels is None else points.labels
+            expected = np.argsort(own, kind="stable")[: int((~np.isnan(own)).sum())]
+            assert order.dtype == np.int32
+            assert order.tolist() == expected.tolist()
+            assert bounds.tolist() == own[expected].tolist()
+        if number == 20:
+            points.keep(np.arange(0, points.slots, 2))
