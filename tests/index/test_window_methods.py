@@ -45,7 +45,6 @@ def test_as_exact_search(data, graphs, name, kind, metric):
         np.random.default_rng(5),
         np.append(np.sort(labels), np.inf),
     )
-    shares = []
     for width in (1, 3, 12, 99, 101, 400, 1100, COUNT):
         first = rng.integers(0, COUNT - width + 1, len(queries))
         first[:2] = 0, COUNT - width
@@ -53,6 +52,7 @@ def test_as_exact_search(data, graphs, name, kind, metric):
         inside = (labels >= windows[:, :1]) & (labels < windows[:, 1:])
         hits = search(own, method, queries, K, windows, beam=40)
         assert ((hits.ids >= 0).sum(axis=1) == np.minimum(K, inside.sum(axis=1))).all()
+        shares = []
         for row in range(len(queries)):
             found = hits.ids[row][hits.ids[row] >= 0]
             assert inside[row][found].all()
@@ -63,7 +63,7 @@ def test_as_exact_search(data, graphs, name, kind, metric):
             allowed = np.flatnonzero(inside[row])
             truth = allowed[np.argsort(away[row, allowed], kind="stable")[:K]]
             shares.append(len(set(found) & set(truth)) / len(truth) if len(truth) else 1.0)
-    assert np.mean(shares) > (0.999 if name == "prefilter" else 0.96)
+        assert np.mean(shares) > (0.999 if name == "prefilter" else 0.93)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,7 +87,9 @@ def test_pieces(name):
 def test_what_the_paper_says_of_pieces():
     """At most two covered ranges a level; ranges at most 4 times as wide as the window; at most three searches."""
     count, leaf = 5000, 50
-    tree, overlapping, split = (METHODS[name](count, leaf) for name in ("2-WST", "super-postfilter", "three-split"))
+    tree, smallest, split, overlapping = (METHODS[name](count, leaf) for name in NAMES[2:])
+    for node in split.ranges:
+        assert split.pieces(*node) == tree.pieces(*node) == [(*node, node)]
     for first, last in np.sort(np.random.default_rng(0).integers(0, count, (500, 2)), axis=1).tolist():
         if last - first >= leaf:
             sizes = [round(np.log2(piece.last - piece.first)) for piece in tree.pieces(first, last) if piece.node]
@@ -96,6 +98,9 @@ def test_what_the_paper_says_of_pieces():
             ((_, _, node),) = overlapping.pieces(first, last)
             assert node[1] - node[0] <= 4 * (last - first)
             assert len(split.pieces(first, last)) <= 3
+            ((_, _, node),) = smallest.pieces(first, last)
+            around = [one for one in smallest.ranges if one[0] <= first and last <= one[1]]
+            assert node == min(around, key=lambda one: one[1] - one[0])
     assert METHODS["super-postfilter"](1000, 100).ranges[:3] == ((0, 100), (50, 150), (100, 200))
 
 
@@ -130,7 +135,8 @@ def test_same_graphs_at_any_number_of_threads(data):
 def test_memory_counts_what_a_method_needs(graphs):
     own, _ = graphs("permuted")
     sizes = {name: own.nbytes(method(COUNT, LEAF).ranges) for name, method in METHODS.items()}
-    raw = 4 * COUNT * DIM
+    raw, links = 4 * COUNT * DIM, 4 * COUNT * (16 + 1)
+    assert sizes["postfilter"] >= sizes["prefilter"] + COUNT * DIM + links
     assert raw < sizes["prefilter"] < sizes["postfilter"] < sizes["2-WST"] < sizes["super-postfilter"]
     assert sizes["2-WST"] == sizes["three-split"] == sizes["optimized postfilter"]
 
