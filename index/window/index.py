@@ -34,8 +34,8 @@ BUFFER, BUFFER_SHARE = 1024, 1 / 256
 RATIO = 4
 # Levels that were learned from few points are learned anew when there are so many times as many.
 OUTGROWN, SETTLED = 4, 20_000
-# So few points in a window are measured one by one: their codes would cost more than they save.
-FEW = 32
+# Windows of so few floats, and of no more than so many points, are measured: their codes would cost more than they save.
+FEW_FLOATS, FEW = 12_000, 64
 # Where less than this share of what is in a window may answer, those few are measured one by one.
 SPARSE = 1 / 64
 STORES = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16)}
@@ -269,7 +269,7 @@ class WindowIndex(TunableIndex):
             assert levels is not None
             few = np.zeros(len(queries), np.bool_)
             if len(windows) and not len(wanted.rows.mask) and wanted.program is None:
-                few = ~exactly & (points > 0) & (points <= FEW)
+                few = ~exactly & (points > 0) & (points <= min(FEW, FEW_FLOATS // self.dim))
                 self._measure(segment, queries, np.flatnonzero(few), windows, threads, slots, distances)
             plan = levels.plan(segment, points, np.multiply(points, passing), effort)
             asked = ~exactly & ~few & (points > 0)
