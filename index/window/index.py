@@ -34,7 +34,7 @@ BUFFER, BUFFER_SHARE = 1024, 1 / 256
 RATIO = 4
 # Levels that were learned from few points are learned anew when there are so many times as many.
 OUTGROWN, SETTLED = 4, 20_000
-# Windows of so few floats, and of no more than so many points, are measured: their codes would cost more than they save.
+# Windows of so few floats, and of no more than so many points, are measured: codes would cost more than they save.
 FEW_FLOATS, FEW = 12_000, 64
 # Where less than this share of what is in a window may answer, those few are measured one by one.
 SPARSE = 1 / 64
