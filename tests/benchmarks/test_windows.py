@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks import windows
-from benchmarks.record import read_document
-from benchmarks.window_report import windows_part
+from benchmarks.record import RESULTS, read_document
+from benchmarks.window_report import windows_part, windows_table
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +56,11 @@ def test_labels_are_ranks(kind):
     pytest.importorskip("faiss")
     base = np.random.default_rng(0).standard_normal((700, 8)).astype(np.float32)
     assert (np.sort(windows.rank_labels(kind, base)) == np.arange(700)).all()
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("windows-*.json")), ids=lambda path: path.stem)
+def test_pages_of_results_are_current(path):
+    document = read_document(path)
+    assert path.with_suffix(".md").read_text(encoding="utf-8").endswith(windows_table(document, "."))
+    for entry in document["labels"]:
+        assert path.with_name(f"{path.stem}-{entry['kind']}.png").is_file()
