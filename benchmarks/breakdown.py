@@ -117,7 +117,7 @@ def phases(peer: NearhashIvf, queries: NDArray[np.float32], effort: dict[str, in
 @contextmanager
 def clocks(want: int | None = None) -> Iterator[dict[str, float]]:
     """Put clocks around the parts of a search; with `want` scans keep so many candidates instead of what was asked."""
-    from nearhash.index import ivf, list_codes
+    from nearhash.index import list_codes, list_scan
     from nearhash.index.partition import Partition
     from nearhash.kernels.lists import prepare_tables
     from nearhash.kernels.scan import L2
@@ -133,7 +133,7 @@ def clocks(want: int | None = None) -> Iterator[dict[str, float]]:
 
         return wrapped
 
-    search_lists, rerank, nearest = list_codes.search_lists, ivf.rerank_keys, Partition.nearest
+    search_lists, rerank, nearest = list_codes.search_lists, list_scan.rerank, Partition.nearest
     scan, tables = timed("lists", search_lists), timed("tables", prepare_tables)
 
     def lists(*arguments: Any) -> None:
@@ -143,11 +143,11 @@ def clocks(want: int | None = None) -> Iterator[dict[str, float]]:
 
     try:
         list_codes.search_lists = lists  # type: ignore[assignment]
-        ivf.rerank_keys = timed("rerank", rerank)  # type: ignore[assignment]
+        list_scan.rerank = timed("rerank", rerank)  # type: ignore[assignment]
         Partition.nearest = timed("coarse", nearest)  # type: ignore[method-assign]
         yield spent
     finally:
-        list_codes.search_lists, ivf.rerank_keys = search_lists, rerank
+        list_codes.search_lists, list_scan.rerank = search_lists, rerank
         Partition.nearest = nearest  # type: ignore[method-assign]
 
 

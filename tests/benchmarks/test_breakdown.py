@@ -10,7 +10,7 @@ from benchmarks.peers.nearhash_indexes import NearhashIvf
 from benchmarks.record import rounded
 from benchmarks.run import Sample
 from benchmarks.truth import ground_truth
-from nearhash.index import ivf, list_codes
+from nearhash.index import list_codes, list_scan
 from nearhash.index.partition import Partition
 from nearhash.words import load_words
 
@@ -24,13 +24,13 @@ def data(metric: str) -> Dataset:
 def test_clocks_change_nothing(metric: str) -> None:
     dataset, peer, effort = data(metric), NearhashIvf(), {"probes": 9, "rerank": 40}
     peer.build(dataset.base, metric, 1)
-    before = (list_codes.search_lists, ivf.rerank_keys, Partition.nearest)
+    before = (list_codes.search_lists, list_scan.rerank, Partition.nearest)
     expected = peer.search(dataset.queries, 10, effort)
     with clocks() as spent:
         found = peer.search(dataset.queries, 10, effort)
     assert found.tolist() == expected.tolist()
     assert all(seconds > 0 for seconds in spent.values())
-    assert (list_codes.search_lists, ivf.rerank_keys, Partition.nearest) == before
+    assert (list_codes.search_lists, list_scan.rerank, Partition.nearest) == before
     assert set(phases(peer, dataset.queries, effort)) == set(PHASES)
     with clocks(want=1):
         fewer = peer.search(dataset.queries, 10, effort)

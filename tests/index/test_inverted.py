@@ -139,7 +139,7 @@ class ListsMachine(RuleBasedStateMachine):
             columns[:, self.model.slots[::-1]] = self.model.columns[:, ::-1]
             self.model = self.model._replace(columns=columns[:, self.model.slots])
         fresh = InvertedLists(LISTS, self.layout)
-        fresh.restore(tensors, self.copies, self.count, labels, columns)
+        fresh.restore(tensors, self.copies, slice(0, self.count), labels, columns)
         self.lists = fresh
         assert fresh.labelled == self.labelled
         again = fresh.tensors()
@@ -249,7 +249,7 @@ def test_tensors_that_no_lists_have_written(copies):
 
     def restored(tensors, own_copies=copies, count=200, own=labels, attributes=columns):
         fresh = InvertedLists(LISTS, BLOCKED)
-        fresh.restore(tensors, own_copies, count, own, attributes)
+        fresh.restore(tensors, own_copies, slice(0, count), own, attributes)
         return fresh
 
     def changed(name, change):
