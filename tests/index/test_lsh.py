@@ -80,6 +80,8 @@ def test_a_file_whose_tables_are_empty(tmp_path):
     other, queries = nh.load(tmp_path / "y"), clustered(5, 1, dim=6)
     truth = np.argsort(exact_distances(clustered(40, 0, dim=6), queries, "cosine"), axis=1)[:, :10]
     assert recall(other.search(queries, threads=1).ids, truth) == 1.0
+    # So few probes that the tables are asked, and not what passes scanned: there every vector is a candidate.
+    assert (other.search(queries, k=1, probes=1, threads=1).ids[:, 0] == truth[:, 0]).all()
 
 
 def test_tune(data):

@@ -104,6 +104,17 @@ def test_times_and_large_integers(data):
     ]
 
 
+def test_lists_with_too_few(data):
+    """One short list is read; what it lacks comes from an exact scan."""
+    base, queries = data
+    index = nh.WindowIndex(DIM)
+    index.add(base, labels=np.arange(COUNT))
+    for window in (None, (0, 5000)):
+        hits = index.search(queries, k=300, beam=1, window=window)
+        assert (hits.ids >= 0).all()
+        assert (np.diff(hits.distances, axis=1) >= 0).all()
+
+
 @pytest.mark.parametrize("codec", ["pq4", "rabitq", "lvq8"])
 def test_same_bytes_at_any_number_of_threads(data, codec, tmp_path):
     base, queries = data
