@@ -110,6 +110,7 @@ class VectorIndex(ABC):
             self._points.remove(self._points.slots_of(ids))
             if self._points.deleted > self._COMPACT_AT * self._points.slots:
                 self._compact()
+            self._tidy()
 
     def compact(self, progress: Progress | None = None) -> None:
         """Give back the memory of removed vectors. Ids stay."""
@@ -281,6 +282,9 @@ class VectorIndex(ABC):
     @abstractmethod
     def _keep(self, slots: Slots, progress: Progress | None) -> None:
         """Keep only the rows in `slots`, which ascend, in that order; change nothing if it fails."""
+
+    def _tidy(self) -> None:  # noqa: B027 - most have nothing to do
+        """What an index does after vectors were removed, if it does anything."""
 
     @abstractmethod
     def _nearest(

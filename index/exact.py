@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nearhash.index.points import Filter
 from nearhash.kernels.pool import EMPTY_KEY
 from nearhash.kernels.product import BLOCK, select_by_product
-from nearhash.kernels.scan import DOT, L2, rescore, scan_radius, scan_rows, scan_slots, unpack_pools
+from nearhash.kernels.scan import DOT, L2, rescore, scan_radius, scan_rows, scan_spans, unpack_pools
 from nearhash.kernels.simd import PRODUCT_QUERIES
 from nearhash.kernels.threads import run_chunks
 
@@ -54,7 +54,7 @@ def exact_search(
         if len(few) >= PRODUCT_BATCH and not len(wanted.windows):  # a mask is the same for all queries, so all are few
             return _search_shared(queries, rows, factors, metric, wanted, k, threads)
         if len(few):
-            _search_slots(queries, few, rows, factors, metric, wanted, pools, sizes, threads)
+            _search_spans(queries, few, rows, factors, metric, wanted, pools, sizes, threads)
         if len(many) >= PRODUCT_BATCH:
             part = _search_product(queries[many], rows, factors, metric, wanted.of(many), pools.shape[1], threads)
             pools[many], sizes[many] = part
@@ -65,7 +65,7 @@ def exact_search(
     return slots, distances
 
 
-def _search_slots(
+def _search_spans(
     queries: NDArray[Any],
     chosen: NDArray[np.int64],
     rows: NDArray[Any],
@@ -78,17 +78,19 @@ def _search_slots(
 ) -> None:
     """Selective filters: for each chosen query look only at the slots that its filter names."""
     kernel_metric, offset = _scoring(metric)
-    shared = None if len(wanted.windows) else wanted.slots(0)  # a mask is the same for all queries
+    asked, own = queries[chosen], wanted.of(chosen)
+    slots, spans = own.spans()
+    found, counts = _empty_pools(len(chosen), pools.shape[1])
 
     def task(first: int, last: int) -> None:
-        for query in chosen[first:last]:
-            own = wanted.slots(query) if shared is None else shared
-            scan_slots(
-                queries, query, rows, own, kernel_metric, offset, factors,
-                wanted.mask, wanted.labels, wanted.windows, pools, sizes,
-            )  # fmt: skip
+        block = slice(first, last)
+        scan_spans(
+            asked[block], rows, slots, spans[block], kernel_metric, offset, factors, own.mask, found[block],
+            counts[block],
+        )  # fmt: skip
 
-    run_chunks(task, len(chosen), threads, 1)
+    run_chunks(task, len(chosen), threads, max(1, -(-len(chosen) // (4 * threads))) if threads > 1 else len(chosen))
+    pools[chosen], sizes[chosen] = found, counts
 
 
 def _search_shared(

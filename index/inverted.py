@@ -261,10 +261,12 @@ class InvertedLists:
         held: slice,
         labels: NDArray[np.float64] | None,
         columns: NDArray[np.int64],
+        needed: NDArray[np.uint8] | None = None,
     ) -> None:
         """Take back what `tensors` gave, for the slots `held`, which have at most `copies` entries each.
 
-        labels (n,) and columns (a, n) are those of all slots. Raises CorruptIndexError if it cannot be that.
+        labels (n,) and columns (a, n) are those of all slots; needed (n,): 0 for slots that may have none. Raises
+        CorruptIndexError if it cannot be that.
         """
         count = held.stop - held.start
         sizes = take_tensor(tensors, "sizes", np.int64, (len(self.sizes),))
@@ -292,7 +294,8 @@ class InvertedLists:
         ):
             raise CorruptIndexError("tensor 'slots': values out of range")
         entries = np.bincount(own - held.start, minlength=count)
-        if count and (entries.min() < 1 or entries.max() > copies):
+        least = 1 if needed is None else needed[held]
+        if count and ((entries < least).any() or entries.max() > copies):
             raise CorruptIndexError(f"tensor 'slots': expected each slot in 1 to {copies} lists")
         if not np.isfinite(factors[:, at]).all():
             raise CorruptIndexError("tensor 'factors': expected finite numbers")

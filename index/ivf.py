@@ -1,32 +1,28 @@
 """Approximate search in the lists of a partition, over 4-bit codes."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import InvalidArgumentError, NotTrainedError
-from nearhash.index.arguments import as_matrix, check_count, check_range
+from nearhash.index.arguments import as_matrix, check_count
 from nearhash.index.arrays import Growable
 from nearhash.index.base import Progress, Slots
-from nearhash.index.exact import exact_search
 from nearhash.index.hits import Hits
 from nearhash.index.inverted import Entries, InvertedLists
 from nearhash.index.ivf_model import LEAST_SAMPLE, Model
-from nearhash.index.list_codes import make_list_codes
-from nearhash.index.list_scan import ListScanner, Wanted
+from nearhash.index.list_index import Expected, ListIndex, Plan
 from nearhash.index.partition import Partition, draw_sample
 from nearhash.index.points import NewPoints
 from nearhash.index.predicates import Predicate
-from nearhash.index.storage import take_tensor
-from nearhash.index.tune import Space, TunableIndex
+from nearhash.index.tune import Space
 from nearhash.index.tuned import Tuned
-from nearhash.kernels.lists import passing_share
 from nearhash.kernels.threads import resolve_threads
 
-# Nanoseconds that decide whether what a filter leaves is measured row by row or looked for in the lists: a row, and a
-# byte of it, in no order; a search, a list and an entry of it.
-ROW_NS, BYTE_NS = 10.0, 1 / 8
+# Nanoseconds, about, of a search, a list and an entry of it: they decide whether all that a filter leaves is measured,
+# or the nearest are looked for in the lists.
 SEARCH_NS, LIST_NS, ENTRY_NS = 15_000.0, 150.0, 0.5
 # Where a filter leaves a share s of the vectors, the nearest of them lie in more lists: s^-GROWTH times as many keep
 # the recall from falling (word vectors, s from 1 to 1/128: .959 at 1, between .964 and .986 below).
@@ -36,8 +32,6 @@ GROWTH = 0.3
 OUTGROWN, SETTLED = 4, 20_000
 RERANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # times k, that `tune` tries
 
-STORES = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16)}
-
 
 class Effort(NamedTuple):
     """How thoroughly to search: lists read, and candidates measured exactly."""
@@ -46,7 +40,7 @@ class Effort(NamedTuple):
     rerank: int
 
 
-class IVFIndex(TunableIndex):
+class IVFIndex(ListIndex):
     """Approximate nearest neighbours by scanning the lists of a partition.
 
     Every vector belongs to the list of its nearest centroid and is there as a code of 4 bits for each two dimensions or
@@ -98,32 +92,13 @@ class IVFIndex(TunableIndex):
         store: str = "f32",
         threads: int | None = None,
     ) -> None:
-        super().__init__(dim, metric, threads)
+        super().__init__(dim, metric, codec, seed, store, threads)
         self.lists = None if lists is None else check_count(lists, "lists", most=1 << 24)
-        self.codec = make_list_codes(codec, self.dim, self.metric).name
-        self.seed = check_count(seed, "seed", least=0, most=2**64 - 1)
         if not isinstance(spill, bool):
             raise InvalidArgumentError(f"spill: expected True or False, got {spill!r}")
         self.spill = spill
-        if store not in STORES:
-            raise InvalidArgumentError(f"store: expected one of {', '.join(STORES)}, got {store!r}")
-        self.store = store
-        self._vectors = Growable.empty((self.dim,), STORES[store])
         self._model: Model | None = None
         self._lists: InvertedLists | None = None
-        self._scanner = ListScanner(self.metric)
-
-    @property
-    def _rows(self) -> NDArray[Any]:
-        """Vectors as kernels take them: float16 as its bits."""
-        rows = self._vectors.view
-        return rows.view(np.uint16) if self.store == "f16" else rows
-
-    def _rows_of(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        rows = super()._rows_of(matrix)
-        if self.store == "f16":
-            check_range(rows, matrix, "vectors", float(np.finfo(np.float16).max))
-        return rows
 
     # --- change ---
 
@@ -288,56 +263,28 @@ class IVFIndex(TunableIndex):
         effort = self._search_effort(k, recall, probes=probes, rerank=rerank)
         return self._search(queries, k, window, allow, threads, where, effort)
 
-    def _filter(
-        self, queries: int, window: ArrayLike | None, allow: ArrayLike | None, where: Predicate | None
-    ) -> Wanted:
-        """Predicates are evaluated in the lists; they become a mask of all vectors only for exact scans."""
-        program = None if where is None else self._points.program(where)
-        return Wanted(self._points.filter(queries, window, allow), program, (queries, window, allow, where))
-
-    def _nearest(
-        self, queries: NDArray[Any], k: int, wanted: Wanted, effort: Effort, threads: int
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        slots = np.full((len(queries), k), -1, np.int32)
-        distances = np.full((len(queries), k), np.inf, np.float32)
-        model, size = self._model, self._points.slots
-        if model is None or not size or not len(queries):
-            return slots, distances
-        counts = wanted.rows.counts
-        if wanted.everything:
-            self._scan(queries, slots, distances, wanted, model, effort, threads)
-            lacking = slots[:, min(k, size) - 1] < 0
-        else:
-            share = 1.0
-            if wanted.program is not None:
-                share = passing_share(*wanted.program, self._points.columns, size)
-            likely = np.maximum(counts * share, 1.0)
-            # Steps of two, so that queries of about equal filters are searched together.
-            steps = np.rint(np.log2(size / likely)).astype(np.int64)
-            probes_at = np.ceil(effort.probes * 2.0 ** (GROWTH * steps))
-            lacking = self._row_cost * likely <= self._lists_cost(probes_at, effort.rerank)
-            for step in np.unique(steps[~lacking]):
-                part = np.flatnonzero(~lacking & (steps == step))
-                probes = int(probes_at[part[0]])
-                found, measured = slots[part], distances[part]
-                self._scan(
-                    queries[part], found, measured, wanted.of(part), model, effort._replace(probes=probes), threads
-                )
-                slots[part], distances[part] = found, measured
-            # Too few in the lists that were read: the exact scan knows for certain.
-            lacking |= (slots >= 0).sum(axis=1) < np.minimum(k, counts)
-        rest = np.flatnonzero(lacking)
-        if len(rest):
-            exact = wanted.rows if wanted.program is None else self._points.filter(*wanted.arguments)
-            slots[rest], distances[rest] = exact_search(
-                queries[rest], self._rows, np.empty(0, np.float32), self.metric, exact.of(rest), k, threads
-            )
-        return slots, distances
-
     @property
-    def _row_cost(self) -> float:
-        """Nanoseconds, about, of measuring a vector."""
-        return ROW_NS + BYTE_NS * 4 * self.dim
+    def _trained(self) -> bool:
+        return self._model is not None
+
+    def _lists_of(self, number: int) -> tuple[Model, Sequence[InvertedLists]]:
+        assert self._model is not None
+        assert self._lists is not None
+        return self._model, (self._lists,)
+
+    def _plan(self, expected: Expected, k: int, effort: Effort) -> Plan:
+        # Steps of two, so that queries of about equal filters are searched together.
+        rarer = np.maximum(self._points.slots / np.maximum(expected.matches, 1.0), 1.0)
+        probes = np.ceil(effort.probes * 2.0 ** (GROWTH * np.rint(np.log2(rarer))))
+        want = max(effort.rerank, k * (2 if self.spill else 1))  # a vector may be there twice
+        count = len(probes)
+        return Plan(
+            np.zeros(count, np.int64), probes.astype(np.int64), np.full(count, np.inf, np.float32),
+            np.full(count, want), self._lists_cost(probes, effort.rerank),
+        )  # fmt: skip
+
+    def _least_cost(self, k: int, effort: Effort) -> float:
+        return float(self._lists_cost(np.float64(effort.probes), effort.rerank))
 
     def _lists_cost(self, probes: NDArray[np.float64] | np.float64, rerank: int) -> NDArray[np.float64]:
         """Nanoseconds, about, of a search in so many lists."""
@@ -346,23 +293,6 @@ class IVFIndex(TunableIndex):
         length = self._lists.entries / lists
         scanned = np.minimum(probes, lists) * (LIST_NS + ENTRY_NS * length)
         return SEARCH_NS + scanned + rerank * self._row_cost
-
-    def _scan(
-        self,
-        queries: NDArray[np.float32],
-        slots: NDArray[np.int32],
-        distances: NDArray[np.float32],
-        wanted: Wanted,
-        model: Model,
-        effort: Effort,
-        threads: int,
-    ) -> None:
-        """Scan the nearest lists of each query and measure the best codes, into slots and distances (q, k)."""
-        assert self._lists is not None
-        want = max(effort.rerank, slots.shape[1] * (2 if self.spill else 1))  # a vector may be there twice
-        self._scanner.scan(
-            model, self._lists, self._rows, queries, wanted, effort.probes, want, slots, distances, threads
-        )
 
     # --- effort ---
 
@@ -377,10 +307,6 @@ class IVFIndex(TunableIndex):
 
     def _effort_of(self, effort: dict[str, int]) -> Effort:
         return Effort(**effort)
-
-    def _exact(self, queries: NDArray[Any], k: int, threads: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        everything, vectors = self._points.filter(len(queries), None, None), self._rows
-        return exact_search(queries, vectors, np.empty(0, np.float32), self.metric, everything, k, threads)
 
     # --- facts ---
 
@@ -413,9 +339,6 @@ class IVFIndex(TunableIndex):
         lists = 0 if self._lists is None else self._lists.nbytes
         return self._vectors.nbytes + lists + (0 if self._model is None else self._model.nbytes)
 
-    def _stored_vectors(self, slots: Slots) -> NDArray[np.float32]:
-        return self._vectors.view[slots].astype(np.float32, copy=False)
-
     # --- storage ---
 
     def _state(self) -> dict[str, Any]:
@@ -430,7 +353,7 @@ class IVFIndex(TunableIndex):
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
         count = self._points.slots
-        self._vectors = Growable(take_tensor(tensors, "vectors", STORES[self.store], (count, self.dim)))
+        self._take_vectors(tensors)
         if header.get("model") is None and not count:
             return
         self._model = Model.restored(self.dim, self.metric, self.codec, header.get("model"), tensors)

@@ -16,7 +16,7 @@ from nearhash.index.inverted import Layout
 from nearhash.index.partition import Partition
 from nearhash.kernels import codes as row_codes
 from nearhash.kernels.fastscan import LEVELS, Codebook
-from nearhash.kernels.lists import Centroids, Lists, Restriction, search_lists
+from nearhash.kernels.lists import Centroids, Lists, Reach, Restriction, search_lists
 from nearhash.kernels.row_lists import search_row_lists
 from nearhash.kernels.scan import DOT, L2
 from nearhash.kernels.simd_tables import CONSTANTS
@@ -31,19 +31,22 @@ ANISOTROPIC = 0.2
 
 
 class Work(NamedTuple):
-    """Arrays of a search of a batch: what a scan makes of queries, and the keys of the best entries."""
+    """Arrays of a search of a batch: what a scan makes of queries, keys of the best entries, numbers of lists read."""
 
     queries: NDArray[np.uint8]
     constants: NDArray[np.float32]
     squares: NDArray[np.float32]
     keys: NDArray[np.uint64]
     sizes: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    numbers: NDArray[np.float32]
 
     @classmethod
     def empty(cls, queries: int, query_bytes: int, keys: int) -> "Work":
         return cls(
             aligned_empty((queries, query_bytes), np.uint8), np.empty((queries, CONSTANTS), np.float32),
             np.empty(queries, np.float32), aligned_empty((queries, keys), np.uint64), np.empty(queries, np.int64),
+            np.empty(queries, np.int64), np.empty((queries, row_codes.CONSTANTS), np.float32),
         )  # fmt: skip
 
 
@@ -51,7 +54,8 @@ class Task(NamedTuple):
     """What a batch of queries asks of the lists.
 
     queries (q, dim) float32 relative to the origin of the partition; chosen (q, p) uint64 keys of lists, of which the
-    nearest `near` are scanned first; want: how many of the best entries.
+    nearest `near` are scanned first; want: how many of the best entries. limits (q,) float32 and k: how far to read on
+    from there, see `kernels.lists.Reach`; fresh: whether these are the first lists, not more of the same numbers.
     """
 
     queries: NDArray[np.float32]
@@ -59,6 +63,12 @@ class Task(NamedTuple):
     near: int
     restriction: Restriction
     want: int
+    limits: NDArray[np.float32]
+    k: int
+    fresh: bool
+
+    def reach(self, metric: str, work: Work) -> Reach:
+        return Reach(self.limits, np.float32(metric == "cosine"), self.k, work.stops, self.fresh)
 
 
 class ListCodes(ABC):
@@ -145,7 +155,7 @@ class ProductLists(ListCodes):
     def scan(self, task: Task, lists: Lists, centroids: Centroids, metric: str, work: Work) -> None:
         search_lists(
             task.queries, self._codec.project(task.queries), self._codec.codebook, lists, centroids, _kernel(metric),
-            task.chosen, task.near, task.restriction, task.want, *work,
+            task.chosen, task.near, task.reach(metric, work), task.restriction, task.want, *work[:5],
         )  # fmt: skip
 
     @property
@@ -202,7 +212,7 @@ class RaBitQLists(ListCodes):
     def scan(self, task: Task, lists: Lists, centroids: Centroids, metric: str, work: Work) -> None:
         search_lists(
             task.queries, self._rotation.apply(task.queries), self._codebook, lists, centroids, _kernel(metric),
-            task.chosen, task.near, task.restriction, task.want, *work,
+            task.chosen, task.near, task.reach(metric, work), task.restriction, task.want, *work[:5],
         )  # fmt: skip
 
     @property
@@ -242,10 +252,9 @@ class RowLists(ListCodes):
         return rows, np.empty((0, len(vectors)), np.float32)
 
     def scan(self, task: Task, lists: Lists, centroids: Centroids, metric: str, work: Work) -> None:
-        numbers = np.empty((len(task.queries), row_codes.CONSTANTS), np.float32)
         search_row_lists(
             task.queries, self._codec.model, lists, centroids, _kernel(metric), task.chosen, task.near,
-            task.restriction, task.want, numbers, *work,
+            task.reach(metric, work), task.restriction, task.want, work.numbers, *work[:5],
         )  # fmt: skip
 
     @property

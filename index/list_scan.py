@@ -1,5 +1,6 @@
 """Search in the lists of one partition: a scan of codes, then exact distances of the best."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ NEAR = 4
 BATCH = 1024  # queries searched at once by a thread: the more, the more share a list
 POOL_BYTES = 1 << 22
 
+_NO_BOUNDS: tuple[NDArray[np.float64], NDArray[np.float64]] = (np.empty(0), np.empty(0))
 _NO_STEPS: NDArray[np.int64] = np.empty(0, np.int64)
 
 
@@ -55,45 +57,62 @@ class ListScanner:
     def scan(
         self,
         model: Model,
-        lists: InvertedLists,
+        parts: Sequence[InvertedLists],
         rows: NDArray[Any],
         queries: NDArray[np.float32],
         wanted: Wanted,
         probes: int,
+        limits: NDArray[np.float32],
         want: int,
         slots: NDArray[np.int32],
         distances: NDArray[np.float32],
         threads: int,
-    ) -> None:
-        """Scan the nearest `probes` lists of each query and measure the best `want` entries.
+    ) -> NDArray[np.int64]:
+        """Scan the nearest `probes` lists of each query, or fewer, and measure the best `want` entries.
 
-        rows: the vectors as kernels take them, by slot. Results: slots (q, k) int32 and distances (q, k) float32, -1
-        and inf where fewer were found.
+        parts: lists of the model that hold different vectors, the largest first; rows: the vectors as kernels take
+        them, by slot; limits (q,) float32: how far a query reads on, see `kernels.lists.Reach`, inf for all `probes`.
+        Results: slots (q, k) int32 and distances (q, k) float32, -1 and inf where fewer were found. Returns (q,) how
+        many lists each query read.
         """
         probes = min(probes, model.partition.lists)
-        arrays, metric = lists.arrays, (L2 if self._metric == "l2" else DOT)
-        base = np.float32(self._metric == "cosine")
+        metric, base = (L2 if self._metric == "l2" else DOT), np.float32(self._metric == "cosine")
         steps, operands = (_NO_STEPS, _NO_STEPS) if wanted.program is None else wanted.program
         shifted = model.shifted(queries)
+        bounds = _outer_bounds(parts) if len(wanted.rows.windows) else _NO_BOUNDS
         batch = min(BATCH, max(16, POOL_BYTES // (8 * (2 * want + POOL_SLACK))), -(-len(queries) // threads))
+        read = np.empty(len(queries), np.int64)
 
         def task(first: int, last: int) -> None:
             block = slice(first, last)
             part = shifted[block]
             windows = wanted.rows.windows[block] if len(wanted.rows.windows) else wanted.rows.windows
-            chosen = model.partition.nearest(part, probes, windows, lists.label_bounds)
+            chosen = model.partition.nearest(part, probes, windows, bounds)
             work = self._scratch.take(len(part), model.codes.query_bytes, 2 * want + POOL_SLACK)
             restriction = Restriction(wanted.rows.mask, windows, steps, operands, wanted.sparse)
-            asked = Task(part, chosen, min(NEAR, probes), restriction, want)
-            model.codes.scan(asked, arrays, model.centroids, self._metric, work)
+            for number, lists in enumerate(parts):
+                asked = Task(
+                    part, chosen, min(NEAR, probes), restriction, want, limits[block], slots.shape[1], number == 0
+                )
+                model.codes.scan(asked, lists.arrays, model.centroids, self._metric, work)
             margin = work.squares if self._metric == "l2" else np.full(len(part), base)
             rerank(
                 queries[block], rows, metric, base, work.keys, work.sizes, want, model.codes.bounded, margin,
                 slots[block], distances[block],
             )  # fmt: skip
+            read[block] = work.stops[: len(part)]
             self._scratch.give_back(work)
 
         run_chunks(task, len(queries), threads, batch)
+        return read
+
+
+def _outer_bounds(parts: Sequence[InvertedLists]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least and greatest label of each list, over all parts."""
+    lows, highs = parts[0].label_bounds
+    for lists in parts[1:]:
+        lows, highs = np.minimum(lows, lists.label_bounds[0]), np.maximum(highs, lists.label_bounds[1])
+    return lows, highs
 
 
 class _Scratch:

@@ -23,17 +23,20 @@ _NO_COLUMNS: NDArray[np.int64] = np.empty((0, 0), np.int64)
 _NO_MASK: NDArray[np.uint8] = np.empty(0, np.uint8)
 _NO_LABELS: NDArray[np.float64] = np.empty(0, np.float64)
 _NO_WINDOWS: NDArray[np.float64] = np.empty((0, 2), np.float64)
+_NO_EDGES: NDArray[np.int64] = np.empty((0, 2), np.int64)
 
 
 class Filter(NamedTuple):
     """Which slots may answer, in the form that kernels take (see ``kernels.scan.passes``).
 
-    `counts` (q,) says how many slots match each query, exactly.
+    `counts` (q,) says how many slots match each query, exactly; `edges` (q, 2), or (0, 2) without windows, where the
+    window of each begins and ends in the order of labels (`Points.label_order`).
     """
 
     mask: NDArray[np.uint8]
     labels: NDArray[np.float64]
     windows: NDArray[np.float64]
+    edges: NDArray[np.int64]
     counts: NDArray[np.int64]
     points: "Points"
 
@@ -41,13 +44,19 @@ class Filter(NamedTuple):
         """Slots, in no special order, among which all matches of a query are."""
         everything = self.points.slots
         if len(self.windows):
-            order, bounds = self.points.label_order()
-            first, last = np.searchsorted(bounds, self.windows[query])
+            first, last = self.edges[query]
             if last - first < everything:
-                return order[first:last]
+                return self.points.label_order()[0][first:last]
         if len(self.mask):
             return np.flatnonzero(self.mask).astype(np.int32)
         return np.arange(everything, dtype=np.int32)
+
+    def spans(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Slots, and the range (q, 2) of them where all matches of each query are; `mask` may still forbid some."""
+        if len(self.windows):
+            return self.points.label_order()[0], self.edges
+        own = self.slots(0)
+        return own, np.tile(np.array([0, len(own)]), (len(self.counts), 1))
 
     @property
     def everything(self) -> bool:
@@ -56,8 +65,14 @@ class Filter(NamedTuple):
 
     def of(self, queries: NDArray[np.int64] | slice) -> "Filter":
         """The same filter for a subset of the queries."""
-        windows = self.windows[queries] if len(self.windows) else self.windows
-        return Filter(self.mask, self.labels, windows, self.counts[queries], self.points)
+        if not len(self.windows):
+            return self._replace(counts=self.counts[queries])
+        return self._replace(windows=self.windows[queries], edges=self.edges[queries], counts=self.counts[queries])
+
+
+def unfiltered(queries: int, slots: int) -> Filter:
+    """What lets everything answer, of so many slots that belong to no index."""
+    return Filter(_NO_MASK, _NO_LABELS, _NO_WINDOWS, _NO_EDGES, np.full(queries, slots, np.int64), Points())
 
 
 class NewPoints(NamedTuple):
@@ -289,7 +304,7 @@ class Points:
         where: Predicate | None = None,
     ) -> Filter:
         """The filter that these arguments of a search mean together, removed vectors always excluded."""
-        mask, labels, windows = _NO_MASK, _NO_LABELS, _NO_WINDOWS
+        mask, labels, windows, edges = _NO_MASK, _NO_LABELS, _NO_WINDOWS, _NO_EDGES
         if where is not None:
             mask = self._passing(where)
         elif self._dead:
@@ -300,20 +315,18 @@ class Points:
         if window is not None:
             windows = as_windows(window, queries)
             labels = np.full(self.slots, np.nan) if self._labels is None else self._labels.view
-            counts = self._count_windows(windows, mask, only_live=where is None and allow is None)
+            edges = np.searchsorted(self.label_order()[1], windows)
+            counts = self._count_windows(edges, mask, only_live=where is None and allow is None)
         else:
             matches = np.count_nonzero(mask.view(np.bool_)) if len(mask) else self.slots
             counts = np.full(queries, matches, np.int64)
-        return Filter(mask, labels, windows, counts, self)
+        return Filter(mask, labels, windows, edges, counts, self)
 
-    def _count_windows(
-        self, windows: NDArray[np.float64], mask: NDArray[np.uint8], only_live: bool
-    ) -> NDArray[np.int64]:
-        """(q,) how many slots of the mask are inside each window; `only_live`: the mask forbids removed ones alone."""
-        order, bounds = self.label_order()
-        edges = np.searchsorted(bounds, windows)
+    def _count_windows(self, edges: NDArray[np.int64], mask: NDArray[np.uint8], only_live: bool) -> NDArray[np.int64]:
+        """(q,) slots of the mask between edges in the order of labels; `only_live`: it forbids removed ones alone."""
+        order, _ = self.label_order()
         first, last = edges[:, 0], edges[:, 1]
-        if not len(mask) or not len(windows):
+        if not len(mask) or not len(edges):
             return last - first
         if only_live:
             if self._live_before is None:

@@ -12,14 +12,14 @@ from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from nearhash.kernels.coarse import lead_least
+from nearhash.kernels.coarse import kth_score, lead_least, lead_within
 from nearhash.kernels.fastscan import make_tables, settle, take
 from nearhash.kernels.jit import INLINE_OPTIONS, jit, jit_inline
 from nearhash.kernels.pool import key_distance, key_slot
 from nearhash.kernels.predicate import ROWS, SCRATCH, WORDS, block_bits
 from nearhash.kernels.scan import L2
 from nearhash.kernels.select import LARGEST
-from nearhash.kernels.simd import dot, offset, pointer, prefetch
+from nearhash.kernels.simd import dot, least_key, offset, pointer, prefetch
 from nearhash.kernels.simd_tables import (
     BLOCK,
     CONSTANTS,
@@ -88,6 +88,22 @@ class Restriction(NamedTuple):
     sparse: bool
 
 
+class Reach(NamedTuple):
+    """How far each query reads on, and what is carried from one scan to the next over other lists of the same numbers.
+
+    limits (q,) float32: after the nearest lists, further ones are read while ``(score - least score of a list) sqrt(i)
+    <= limit * (distance of the k-th best entry so far)``, see `coarse.lead_within`; inf for all that were chosen.
+    offset: of distances to scores where these are inner products. stops (q,) int64: how many lists are read. fresh:
+    whether this is the first scan; later ones go on with its tables, stops, and best entries.
+    """
+
+    limits: NDArray[np.float32]
+    offset: np.float32
+    k: int
+    stops: NDArray[np.int64]
+    fresh: bool
+
+
 def factors(array, at):
     """Pointer to element `at` of an array, or 0 for None."""
     raise NotImplementedError("compiled by Numba")
@@ -129,31 +145,48 @@ def label_range(labels, size, low, high):
 
 
 @jit_inline
-def sort_pairs(chosen, first, last, lists, numbers, queries, scores, counts):
-    """The pairs of query and list in ``chosen[:, first:last]`` in the order of the lists; returns how many.
+def sort_pairs(chosen, first, stops, lists, numbers, queries, scores, counts):
+    """The pairs of query q and list in ``chosen[q, first : stops[q]]`` in the order of the lists; returns how many.
 
     chosen (q, p) uint64 keys of lists; numbers, queries int32 and scores float32 (pairs,), results; counts (lists + 1,)
     int32 scratch.
     """
-    total = chosen.shape[0] * (last - first)
     if chosen.shape[0] == 1:
-        for i in range(first, last):
+        for i in range(first, stops[0]):
             numbers[i - first], queries[i - first] = key_slot(chosen[0, i]), 0
             scores[i - first] = key_distance(chosen[0, i])
-        return total
+        return max(0, stops[0] - first)
     counts[:] = 0
+    total = 0
     for query in range(chosen.shape[0]):
-        for i in range(first, last):
+        total += max(0, stops[query] - first)
+        for i in range(first, stops[query]):
             counts[key_slot(chosen[query, i]) + 1] += 1
     for i in range(lists):
         counts[i + 1] += counts[i]
     for query in range(chosen.shape[0]):
-        for i in range(first, last):
+        for i in range(first, stops[query]):
             number = key_slot(chosen[query, i])
             place = counts[number]
             numbers[place], queries[place], scores[place] = number, query, key_distance(chosen[query, i])
             counts[number] = place + 1
     return total
+
+
+@jit_inline
+def set_stop(chosen, query, near, keys, size, base, reach):
+    """Decide how many lists a query reads, after the first `near` of its `chosen`; those come to the front.
+
+    keys, a pointer, and size: its best entries so far; base: of distances to their scores.
+    """
+    probes = chosen.shape[1]
+    reach.stops[query] = probes
+    distance = base + kth_score(keys, size, reach.k)
+    if near < probes and reach.limits[query] * distance < LARGEST:
+        least = key_distance(least_key(pointer(chosen, query * probes), near))
+        rest = pointer(chosen, query * probes + near)
+        most = reach.limits[query] * distance
+        reach.stops[query] = near + lead_within(rest, probes - near, near, least, most)
 
 
 @jit_inline
@@ -237,19 +270,21 @@ def any_bits(words, position, blocks):
 
 
 @jit
-def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constants, restriction, want, keys, sizes):
+def scan_lists(
+    lists, centroids, metric, chosen, near, reach, squares, tables, constants, restriction, want, keys, sizes
+):  # fmt: skip
     """Scan the chosen lists of a batch of queries for the entries of the least scores.
 
-    chosen (q, p) uint64: keys of lists, the first `near` of each row the nearest; squares (q,) float32 squared norms of
-    the queries; tables (q, bytes) uint8 and constants (q, CONSTANTS) float32 with SCALE and SHIFT, see fastscan.py;
-    keys (q, 2 want + POOL_SLACK) uint64, result: at least the least `want` of each query, in no order; sizes (q,)
-    int64.
+    chosen (q, p) uint64: keys of lists, the first `near` of each row the nearest, sorted further as `reach` asks;
+    squares (q,) float32 squared norms of the queries; tables (q, bytes) uint8 and constants (q, CONSTANTS) float32 with
+    SCALE and SHIFT, see fastscan.py; keys (q, 2 want + POOL_SLACK) uint64, result: at least the least `want` of each
+    query, in no order; sizes (q,) int64.
     """
     count, probes = chosen.shape
     groups = lists.codes.shape[1] // LINE
     limit = keys.shape[1] - STEP_ROOM
     factor = np.float32(-2.0 if metric == L2 else -1.0)
-    most = count * max(near, probes - near)
+    most = count * (max(near, probes - near) if reach.fresh else probes)
     numbers, queries, scores = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.float32)
     counts = np.empty(lists.sizes.shape[0] + 1, np.int32)
     found = np.empty(MANY_QUERIES * max(MANY_BLOCKS, ONE_BLOCKS) * BLOCK, np.float32)
@@ -267,11 +302,13 @@ def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constant
         pointer(lists.columns, 0),
         np.empty(SCRATCH, np.uint64),
     )
-    for query in range(count):
-        sizes[query] = 0
-        constants[query, THRESHOLD] = constants[query, CUTOFF] = LARGEST
-    for begin, stop in ((0, near), (near, probes)):
-        pairs = sort_pairs(chosen, begin, stop, lists.sizes.shape[0], numbers, queries, scores, counts)
+    if reach.fresh:
+        for query in range(count):
+            sizes[query], reach.stops[query] = 0, near
+            constants[query, THRESHOLD] = constants[query, CUTOFF] = LARGEST
+    for round_ in range(0 if reach.fresh else 1, 2):
+        begin = near if reach.fresh and round_ == 1 else 0
+        pairs = sort_pairs(chosen, begin, reach.stops, lists.sizes.shape[0], numbers, queries, scores, counts)
         pair = 0
         while pair < pairs:
             number = np.int64(numbers[pair])
@@ -375,6 +412,9 @@ def scan_lists(lists, centroids, metric, chosen, near, squares, tables, constant
             pool = pointer(keys, query * keys.shape[1])
             sizes[query] = settle(pool, sizes[query], want, want, pointer(constants, query * CONSTANTS))
             constants[query, CUTOFF] = constants[query, THRESHOLD]
+            if round_ == 0:
+                base = squares[query] if metric == L2 else reach.offset
+                set_stop(chosen, query, near, pool, sizes[query], base, reach)
 
 
 @jit
@@ -417,13 +457,16 @@ def prepare_tables(coded, queries, codebook, factor, tables, constants, squares)
 
 @jit
 def search_lists(
-    queries, coded, codebook, lists, centroids, metric, chosen, near, restriction, want, tables, constants, squares,
-    keys, sizes,
+    queries, coded, codebook, lists, centroids, metric, chosen, near, reach, restriction, want, tables, constants,
+    squares, keys, sizes,
 ):  # fmt: skip
     """`prepare_tables` and `scan_lists` for lists in any order; the nearest `near` of `chosen` come to its front."""
     factor = np.float32(-2.0 if metric == L2 else -1.0)
-    for query in range(chosen.shape[0]):
-        if near < chosen.shape[1]:
-            lead_least(pointer(chosen, query * chosen.shape[1]), chosen.shape[1], near)
-    prepare_tables(coded, queries, codebook, factor, tables, constants, squares)
-    scan_lists(lists, centroids, metric, chosen, near, squares, tables, constants, restriction, want, keys, sizes)
+    if reach.fresh:
+        for query in range(chosen.shape[0]):
+            if near < chosen.shape[1]:
+                lead_least(pointer(chosen, query * chosen.shape[1]), chosen.shape[1], near)
+        prepare_tables(coded, queries, codebook, factor, tables, constants, squares)
+    scan_lists(
+        lists, centroids, metric, chosen, near, reach, squares, tables, constants, restriction, want, keys, sizes
+    )  # fmt: skip

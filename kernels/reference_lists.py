@@ -126,6 +126,22 @@ def least_scores(
     return squares
 
 
+def lists_in_reach(scores: Sequence[float], near: int, limit: float, distance: float) -> int:
+    """How many of the lists with these scores, ascending, a query reads: the first `near`, and on while it is worth it.
+
+    The i-th is if ``(score - first score) sqrt(i) <= limit * distance``; equal scores count as the last of them.
+    """
+    if not np.isfinite([limit, distance]).all():
+        return len(scores)
+    most = np.float32(limit) * np.float32(distance)
+    reached = near
+    for score in scores[near:]:
+        rank = np.float32(sum(other <= score for other in scores))
+        if (np.float32(score) - np.float32(scores[0])) * np.sqrt(rank) <= most:
+            reached += 1
+    return reached
+
+
 def scan(
     scores: NDArray[np.float32],
     slots: NDArray[np.int32],

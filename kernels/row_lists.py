@@ -9,7 +9,7 @@ from nearhash.kernels.coarse import lead_least
 from nearhash.kernels.codes import estimate, estimate_rows, prepare_query
 from nearhash.kernels.fastscan import settle, take
 from nearhash.kernels.jit import jit
-from nearhash.kernels.lists import STEP_ROOM, label_range, least_score, list_bits, sort_pairs
+from nearhash.kernels.lists import STEP_ROOM, label_range, least_score, list_bits, set_stop, sort_pairs
 from nearhash.kernels.predicate import SCRATCH, WORDS
 from nearhash.kernels.scan import L2
 from nearhash.kernels.select import LARGEST
@@ -22,8 +22,8 @@ _BLOCKS = STEP // BLOCK
 
 @jit
 def search_row_lists(
-    queries, codec, lists, centroids, metric, chosen, near, restriction, want, numbers, buffers, constants, squares,
-    keys, sizes,
+    queries, codec, lists, centroids, metric, chosen, near, reach, restriction, want, numbers, buffers, constants,
+    squares, keys, sizes,
 ):  # fmt: skip
     """Scan the chosen lists of a batch of queries for the entries of the least estimates.
 
@@ -36,7 +36,7 @@ def search_row_lists(
     dim, width, itemsize = queries.shape[1], lists.codes.shape[1], lists.codes.itemsize
     factor = np.float32(-2.0 if metric == L2 else -1.0)
     limit = keys.shape[1] - STEP_ROOM
-    for query in range(count):
+    for query in range(count if reach.fresh else 0):
         if near < probes:
             lead_least(pointer(chosen, query * probes), probes, near)
         prepare_query(
@@ -44,9 +44,9 @@ def search_row_lists(
             pointer(buffers, query * buffers.shape[1]), pointer(numbers, query * numbers.shape[1]),
         )  # fmt: skip
         squares[query] = dot(pointer(queries, query * dim), pointer(queries, query * dim), dim)
-        sizes[query] = 0
+        sizes[query], reach.stops[query] = 0, near
         constants[query, THRESHOLD] = constants[query, CUTOFF] = LARGEST
-    most = count * max(near, probes - near)
+    most = count * (max(near, probes - near) if reach.fresh else probes)
     pair_lists, pair_queries = np.empty(most, np.int32), np.empty(most, np.int32)
     pair_scores, counts = np.empty(most, np.float32), np.empty(lists.sizes.shape[0] + 1, np.int32)
     found, masks, words = np.empty(STEP, np.float32), np.empty(_BLOCKS, np.uint16), np.empty(1, np.uint64)
@@ -57,8 +57,11 @@ def search_row_lists(
         pointer(restriction.program, 0), pointer(restriction.operands, 0), pointer(lists.columns, 0)
     )  # fmt: skip
     stack, allowed = np.empty(SCRATCH, np.uint64), pointer(restriction.allowed, 0)
-    for begin, stop in ((0, near), (near, probes)):
-        pairs = sort_pairs(chosen, begin, stop, lists.sizes.shape[0], pair_lists, pair_queries, pair_scores, counts)
+    for round_ in range(0 if reach.fresh else 1, 2):
+        begin = near if reach.fresh and round_ == 1 else 0
+        pairs = sort_pairs(
+            chosen, begin, reach.stops, lists.sizes.shape[0], pair_lists, pair_queries, pair_scores, counts
+        )  # fmt: skip
         scanned, passing = -1, True
         for pair in range(pairs):
             number, query = np.int64(pair_lists[pair]), np.int64(pair_queries[pair])
@@ -115,5 +118,9 @@ def search_row_lists(
                     sizes[query] = settle(pool, sizes[query], want, want + (want >> 2), own)
         for query in range(count):
             own = pointer(constants, query * CONSTANTS)
-            sizes[query] = settle(pointer(keys, query * keys.shape[1]), sizes[query], want, want, own)
+            pool = pointer(keys, query * keys.shape[1])
+            sizes[query] = settle(pool, sizes[query], want, want, own)
             own[CUTOFF] = own[THRESHOLD]
+            if round_ == 0:
+                base = np.float32(0.0) if metric == L2 else reach.offset
+                set_stop(chosen, query, near, pool, sizes[query], base, reach)

@@ -17,6 +17,7 @@ L2, DOT = 0, 1
 # How far ahead of the scan to ask for rows: 1.4x for rows of 400 bytes, of which a few use up the look-ahead of the
 # processor; for rows of 3 KB asking costs a tenth instead, and this is less than a row.
 _AHEAD_BYTES = 2048
+_AHEAD_SLOTS = 8  # of rows in no order: nothing but asking brings them early
 _BLOCK_BYTES = 1 << 16  # rows that several queries scan while they are in the first-level cache or close to it
 
 
@@ -108,24 +109,32 @@ def scan_rows(queries, rows, first, last, metric, offset, factors, mask, labels,
 
 
 @jit
-def scan_slots(queries, query, rows, slots, metric, offset, factors, mask, labels, windows, pools, sizes):
-    """As `scan_rows` for one query and the rows in `slots` (int32): the path of selective filters."""
-    ahead = 8  # random rows: ask for them early
-    dim, scaled = rows.shape[1], factors.shape[0] > 0
+def scan_spans(queries, rows, slots, spans, metric, offset, factors, mask, pools, sizes):
+    """Offer to the pool of each query the rows ``slots[spans[query, 0] : spans[query, 1]]`` that the mask allows.
+
+    The path of selective filters: slots (m,) int32 in any order, spans (q, 2) int64; others as in `scan_rows`.
+    """
+    dim, scaled, masked = rows.shape[1], factors.shape[0] > 0, mask.shape[0] > 0
     lines = (dim * rows.itemsize + 63) // 64
     step = max(1, 64 // rows.itemsize)
-    vector = pointer(queries, query * dim)
-    bound = _bound(pools, sizes, query)
-    for i in range(slots.shape[0]):
-        if i + ahead < slots.shape[0]:
+    for query in range(queries.shape[0]):
+        first, last = spans[query, 0], spans[query, 1]
+        vector, bound = pointer(queries, query * dim), _bound(pools, sizes, query)
+        for i in range(first, min(first + _AHEAD_SLOTS, last)):
             for line in range(lines):
-                prefetch(pointer(rows, slots[i + ahead] * dim + line * step))
-        row = slots[i]
-        factor = factors[row] if scaled else np.float32(1.0)
-        distance = row_distance(vector, pointer(rows, row * dim), dim, metric, offset, factor)
-        if make_key(distance, row) < bound and passes(query, row, mask, labels, windows):
-            offer(pools, sizes, query, distance, row)
-            bound = _bound(pools, sizes, query)
+                prefetch(pointer(rows, slots[i] * dim + line * step))
+        for i in range(first, last):
+            if i + _AHEAD_SLOTS < last and not (masked and mask[slots[i + _AHEAD_SLOTS]] == 0):
+                for line in range(lines):
+                    prefetch(pointer(rows, slots[i + _AHEAD_SLOTS] * dim + line * step))
+            row = slots[i]
+            if masked and mask[row] == 0:
+                continue
+            factor = factors[row] if scaled else np.float32(1.0)
+            distance = row_distance(vector, pointer(rows, row * dim), dim, metric, offset, factor)
+            if make_key(distance, row) < bound:
+                offer(pools, sizes, query, distance, row)
+                bound = _bound(pools, sizes, query)
 
 
 @jit

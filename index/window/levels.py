@@ -9,17 +9,22 @@ from numpy.typing import NDArray
 from nearhash.index.base import Progress
 from nearhash.index.inverted import Entries, InvertedLists
 from nearhash.index.ivf_model import Model
+from nearhash.index.list_index import Expected, Plan
 from nearhash.index.partition import default_lists
 from nearhash.index.points import NewPoints, Points
+from nearhash.index.window.calibration import Calibration, K, calibrate
 
 STEP = 8  # lists of a level for one of the next coarser
 LEAST_LISTS = 6  # a level of fewer lists gives way to a single list
-# Lists of a level that are read at a beam of BEAM, as a multiple of their square root, and how the number grows where a
-# window leaves a share s of the points: s^-GROWTH times as many keep the recall from falling.
-SPREAD, BEAM, GROWTH = 1.6, 80, 0.3
-# Nanoseconds, about, of a list and of a byte of codes, fitted to searches of word vectors and of images.
-LIST_NS, BYTE_NS = 120.0, 1 / 23
-MULTIPLY_NS = 1 / 30  # a centroid's dimension
+# At this effort a level is read as thoroughly as it was calibrated to be.
+BEAM = 64
+# The rarer what may answer is among the vectors of a level, the farther apart neighbours are: how the limit of reading
+# and the number of lists grow with the ratio of vectors to those of the calibration; how lists grow with the effort.
+LIMIT_GROWTH, LISTS_GROWTH, LISTS_EFFORT = 0.12, 0.25, 1.3
+SPARE = 4  # times as many lists as are read on average, at most
+# Nanoseconds, about, of a search; of a list and of a byte of codes; of a centroid's dimension; fitted to searches of
+# word vectors and of images.
+SEARCH_NS, LIST_NS, BYTE_NS, MULTIPLY_NS = 2000.0, 90.0, 1 / 23, 1 / 30
 
 
 def lists_of_levels(count: int) -> list[int]:
@@ -63,17 +68,11 @@ class Facts(NamedTuple):
         return cls(labels, columns)
 
 
-class Plan(NamedTuple):
-    """How each query of a batch is answered: (q,) level, and lists to read there."""
-
-    levels: NDArray[np.int64]
-    probes: NDArray[np.int64]
-
-
 class Segment:
-    """Points in the lists of the coarser levels, as many of these as pay for so many points."""
+    """The points in the slots [first, last), but for some that are dead, in the lists of every level."""
 
-    def __init__(self, lists: list[InvertedLists]) -> None:
+    def __init__(self, first: int, last: int, lists: list[InvertedLists]) -> None:
+        self.first, self.last = first, last
         self.lists = lists
 
     @property
@@ -81,39 +80,31 @@ class Segment:
         return self.lists[0].entries
 
     @property
-    def labels(self) -> NDArray[np.float64]:
-        """Labels of its points in order, NaN last; empty where there are none."""
-        return self.lists[0].arrays.labels[: self.entries]
-
-    def inside(self, windows: NDArray[np.float64], queries: int) -> NDArray[np.int64]:
-        """(q,) points in each window; all if there are no windows."""
-        if not len(windows):
-            return np.full(queries, self.entries, np.int64)
-        edges: NDArray[np.int64] = np.searchsorted(self.labels, windows)
-        return np.asarray(edges[:, 1] - edges[:, 0])
-
-    def slots(self, windows: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Slots (q, most) of the points in each window, by label, and how many (q,) of a row count."""
-        edges = np.searchsorted(self.labels, windows)
-        counts: NDArray[np.int64] = edges[:, 1] - edges[:, 0]
-        places = edges[:, :1] + np.arange(int(counts.max(initial=0)))
-        own: NDArray[np.int32] = self.lists[0].arrays.slots[np.minimum(places, self.entries - 1)]
-        return own, counts
-
-    @property
     def nbytes(self) -> int:
         return sum(lists.nbytes for lists in self.lists)
 
 
 class Levels:
-    """Models of all levels, coarse to fine, that all segments share."""
+    """Models of all levels, coarse to fine, that all segments share, and how thoroughly each is read."""
 
-    def __init__(self, models: list[Model]) -> None:
+    def __init__(self, models: list[Model], calibrations: list[Calibration]) -> None:
         self.models = models
+        self.calibrations = calibrations
 
     @classmethod
-    def learn(cls, sample: NDArray[Any], metric: str, codec: str, seed: int, threads: int) -> "Levels":
-        return cls([Model.learn(sample, metric, codec, lists, seed, threads) for lists in lists_of_levels(len(sample))])
+    def learn(
+        cls, vectors: NDArray[Any], rows: NDArray[Any], facts: Facts, metric: str, codec: str, seed: int, threads: int,
+        progress: Progress | None,
+    ) -> tuple["Levels", Segment]:  # fmt: skip
+        """Levels for vectors (n, dim), n >= 1, and all of these in a segment; rows: the same as kernels take them."""
+        numbers = lists_of_levels(len(vectors))
+        levels = cls([Model.learn(vectors, metric, codec, lists, seed, threads) for lists in numbers], [])
+        segment = levels.segment(vectors, 0, facts, threads, progress)
+        levels.calibrations = [
+            calibrate(model, lists, rows, metric, seed, threads)
+            for model, lists in zip(levels.models, segment.lists, strict=True)
+        ]
+        return levels, segment
 
     @property
     def trained_on(self) -> int:
@@ -123,81 +114,93 @@ class Levels:
     def nbytes(self) -> int:
         return sum(model.nbytes for model in self.models)
 
-    def depth(self, count: int) -> int:
-        """Levels that a segment of so many points has."""
-        finest = lists_of_levels(count)[-1]
-        return max(1, sum(model.partition.lists <= finest for model in self.models))
-
     def segment(self, rows: NDArray[Any], first: int, facts: Facts, threads: int, progress: Progress | None) -> Segment:
         """A segment of the rows (n, dim) with slots from `first` on."""
-        lists, depth = [], self.depth(len(rows))
-        for number, model in enumerate(self.models[:depth]):
+        lists, depth = [], len(self.models)
+        for number, model in enumerate(self.models):
 
             def report(done: int, total: int, level: int = number) -> None:
                 if progress is not None:
                     progress((level * total + done) // depth, total)
 
             lists.append(_filled(model, model.encode(rows, first, False, threads, report), facts))
-        return Segment(lists)
+        return Segment(first, first + len(rows), lists)
 
-    def merged(self, one: Segment, other: Segment, rows: NDArray[Any], facts: Facts, threads: int) -> Segment:
-        """The points of two segments in one; rows: all vectors, by slot."""
-        lists, depth = [], self.depth(one.entries + other.entries)
-        for number, model in enumerate(self.models[:depth]):
-            parts = []
-            for segment in (one, other):
-                if number < len(segment.lists):
-                    parts.append(_bare(segment.lists[number].everything()))
-                else:
-                    slots = segment.lists[0].everything().slots
-                    entries = model.encode(rows[slots], 0, False, threads, None)
-                    parts.append(entries._replace(slots=slots[entries.slots]))
-            lists.append(_filled(model, parts[0].joined(parts[1]), facts))
-        return Segment(lists)
+    def merged(self, one: Segment, other: Segment, live: NDArray[np.uint8], facts: Facts) -> Segment:
+        """The live points of two neighbouring segments in one; live (n,) by slot."""
+        lists = []
+        for model, *parts in zip(self.models, one.lists, other.lists, strict=True):
+            entries = [_living(_bare(part.everything()), live) for part in parts]
+            lists.append(_filled(model, entries[0].joined(entries[1]), facts))
+        return Segment(one.first, other.last, lists)
+
+    def swept(self, segment: Segment, live: NDArray[np.uint8], facts: Facts) -> Segment:
+        """A segment without its dead points."""
+        lists = [
+            _filled(model, _living(_bare(part.everything()), live), facts)
+            for model, part in zip(self.models, segment.lists, strict=True)
+        ]
+        return Segment(segment.first, segment.last, lists)
 
     def kept(self, segment: Segment, places: NDArray[np.int32], facts: Facts) -> Segment | None:
         """The segment with the slots `places` (n,) for the old ones, -1 for those that go; None if all do.
 
         facts: of the new slots.
         """
+        stay = places[segment.first : segment.last]
+        stay = stay[stay >= 0]
+        if not len(stay):
+            return None
         lists = []
-        for number, held in enumerate(segment.lists):
-            entries = held.everything()
-            stay = entries.take(np.flatnonzero(places[entries.slots] >= 0))
-            lists.append(_filled(self.models[number], stay._replace(slots=places[stay.slots]), facts))
-        return Segment(lists) if lists[0].entries else None
+        for model, held in zip(self.models, segment.lists, strict=True):
+            entries = _bare(held.everything())
+            entries = entries.take(np.flatnonzero(places[entries.slots] >= 0))
+            lists.append(_filled(model, entries._replace(slots=places[entries.slots]), facts))
+        return Segment(int(stay[0]), int(stay[-1]) + 1, lists)
 
     # --- plan ---
 
-    def plan(self, segment: Segment, inside: NDArray[np.int64], matches: NDArray[np.float64], beam: int) -> Plan:
-        """The cheapest level of each query, of whose window `inside` points are in the segment.
-
-        matches (q,): how many of those may answer, about.
-        """
-        share = np.maximum(matches, 1.0) / max(1, segment.entries)
-        best = np.full(len(inside), np.inf)
-        levels, probes = np.zeros(len(inside), np.int64), np.ones(len(inside), np.int64)
-        for number in range(len(segment.lists)):
-            wanted = self.probes(number, share, beam)
-            cost = self.cost(number, wanted, inside)
+    def plan(self, expected: Expected, k: int, beam: int, row_cost: float) -> Plan:
+        """The cheapest level for each query; row_cost: nanoseconds of measuring a vector."""
+        best = np.full(len(expected.inside), np.inf)
+        chosen, probes = np.zeros(len(best), np.int64), np.ones(len(best), np.int64)
+        limits = np.full(len(best), np.inf, np.float32)
+        for number in range(len(self.models)):
+            rarer = self.calibrations[number].points / np.maximum(expected.matches, 1.0)
+            read = self._lists_read(number, rarer, beam)
+            cost = self._cost(number, read, expected.inside) + self.want(number, k, beam) * row_cost
             cheaper = cost < best
-            best[cheaper], levels[cheaper], probes[cheaper] = cost[cheaper], number, wanted[cheaper]
-        return Plan(levels, probes)
+            best[cheaper], chosen[cheaper] = cost[cheaper], number
+            probes[cheaper] = self._most_lists(number, read[cheaper])
+            limits[cheaper] = self.calibrations[number].limit * (beam / BEAM) * rarer[cheaper] ** LIMIT_GROWTH
+        wants = np.array([self.want(number, k, beam) for number in range(len(self.models))])
+        return Plan(chosen, probes, limits, wants[chosen], best)
 
-    def probes(self, level: int, share: NDArray[np.float64], beam: int) -> NDArray[np.int64]:
-        """(q,) lists of a level to read for filters that leave such shares of its points."""
-        lists = self.models[level].partition.lists
-        # In steps of two, so that queries of about equal filters are searched together.
-        rarer = 2.0 ** (GROWTH * np.rint(-np.log2(share)))
-        return np.minimum(np.ceil(SPREAD * math.sqrt(lists) * rarer * (beam / BEAM)), lists).astype(np.int64)
+    def least_cost(self, k: int, beam: int, row_cost: float) -> float:
+        """Nanoseconds, about, that no search stays below."""
+        return SEARCH_NS + min(self.want(number, k, beam) for number in range(len(self.models))) * row_cost
 
-    def cost(self, level: int, probes: NDArray[np.int64], inside: NDArray[np.int64]) -> NDArray[np.float64]:
+    def want(self, level: int, k: int, beam: int) -> int:
+        """Codes of a level to measure exactly."""
+        return max(k, math.ceil(self.calibrations[level].want * (beam / BEAM) * max(1.0, k / K)))
+
+    def _lists_read(self, level: int, rarer: NDArray[np.float64], beam: int) -> NDArray[np.float64]:
+        """(q,) lists of a level that are read, about."""
+        lists = self.calibrations[level].lists * (beam / BEAM) ** LISTS_EFFORT * rarer**LISTS_GROWTH
+        return np.asarray(np.clip(lists, 1.0, self.models[level].partition.lists))
+
+    def _most_lists(self, level: int, read: NDArray[np.float64]) -> NDArray[np.int64]:
+        """(q,) lists to read at most: a power of two, so that queries of about equal filters are searched together."""
+        most = 2 ** np.ceil(np.log2(SPARE * read))
+        return np.asarray(np.minimum(most, self.models[level].partition.lists).astype(np.int64))
+
+    def _cost(self, level: int, read: NDArray[np.float64], inside: NDArray[np.int64]) -> NDArray[np.float64]:
         """(q,) nanoseconds, about, of a search there, without the exact measurements."""
         model = self.models[level]
         lists, width = model.partition.lists, model.layout.width * np.dtype(model.layout.dtype).itemsize
         scanned = inside / lists + 8.0  # blocks are not full
         compared = lists * model.partition.centroids.shape[1] * MULTIPLY_NS if lists > 1 else 0.0
-        return np.asarray(compared + probes * (LIST_NS + scanned * width * BYTE_NS))
+        return np.asarray(SEARCH_NS + compared + read * (LIST_NS + scanned * width * BYTE_NS))
 
 
 def _filled(model: Model, entries: Entries, facts: Facts) -> InvertedLists:
@@ -211,3 +214,8 @@ def _filled(model: Model, entries: Entries, facts: Facts) -> InvertedLists:
 def _bare(entries: Entries) -> Entries:
     """Entries without labels and attributes."""
     return entries._replace(labels=np.empty(0), columns=np.empty((0, len(entries.slots)), np.int64))
+
+
+def _living(entries: Entries, live: NDArray[np.uint8]) -> Entries:
+    """Entries of live slots."""
+    return entries.take(np.flatnonzero(live[entries.slots]))

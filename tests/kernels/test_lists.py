@@ -4,6 +4,7 @@ Vectors, centroids, codewords and queries are small whole numbers, and tables ha
 score is exact, many are equal, and results must be those of the reference to the bit.
 """
 
+import copy
 from itertools import product
 
 import numpy as np
@@ -12,7 +13,16 @@ import pytest
 from nearhash.kernels import codes, float_rows, reference, reference_lists
 from nearhash.kernels.fastscan import Codebook
 from nearhash.kernels.jit import jit
-from nearhash.kernels.lists import POOL_SLACK, Centroids, Lists, Restriction, label_range, passing_share, search_lists
+from nearhash.kernels.lists import (
+    POOL_SLACK,
+    Centroids,
+    Lists,
+    Reach,
+    Restriction,
+    label_range,
+    passing_share,
+    search_lists,
+)
 from nearhash.kernels.predicate import RANGE
 from nearhash.kernels.rerank import rerank
 from nearhash.kernels.row_lists import search_row_lists
@@ -97,22 +107,61 @@ class Scene:
         numbers = [[(key & 0xFFFFFFFF) >> 1 for key in keys] for keys in order]
         return shuffled, numbers
 
-    def search(self, kind, queries, probes, near, restriction, want):
-        """(keys in ascending order) of each query, as the kernels find them."""
+    def search(self, kind, queries, probes, near, restriction, want, limit=np.inf, k=1, parts=None):
+        """(keys in ascending order) of each query, as the kernels find them.
+
+        parts: masks of entries, which are laid out as lists of their own and scanned one after the other.
+        """
+        if parts is not None:
+            return self._search_parts(kind, queries, probes, near, restriction, want, limit, k, parts)
+        state = self._state(queries, probes, want)
+        self._scan(kind, queries, near, restriction, want, limit, k, state, fresh=True)
+        return self._found(state)
+
+    def _found(self, state):
+        return [np.sort(keys[:size]).tolist() for keys, size in zip(state["keys"], state["sizes"], strict=True)]
+
+    def _state(self, queries, probes, want):
         count = len(queries)
         chosen, _ = self.chosen(queries, probes)
-        keys = np.full((count, 2 * want + POOL_SLACK), 0xDEAD, np.uint64)
-        sizes = np.full(count, -9, np.int64)
-        constants, squares = np.full((count, CONSTANTS), np.nan, np.float32), np.full(count, np.nan, np.float32)
+        return {
+            "chosen": chosen,
+            "keys": np.full((count, 2 * want + POOL_SLACK), 0xDEAD, np.uint64),
+            "sizes": np.full(count, -9, np.int64),
+            "constants": np.full((count, CONSTANTS), np.nan, np.float32),
+            "squares": np.full(count, np.nan, np.float32),
+            "stops": np.full(count, -9, np.int64),
+            "numbers": np.full((count, codes.CONSTANTS), np.nan, np.float32),
+            "buffers": np.full((count, 128), 0xEE, np.uint8),
+            "tables": np.full((count, SUBS * 16), 0xEE, np.uint8),
+        }
+
+    def _search_parts(self, kind, queries, probes, near, restriction, want, limit, k, parts):
+        state = self._state(queries, probes, want)
+        for number, part in enumerate(parts):
+            self._only(part)._scan(kind, queries, near, restriction, want, limit, k, state, fresh=number == 0)
+        return self._found(state)
+
+    def _only(self, part):
+        """The scene with some of its entries."""
+        scene = copy.copy(self)
+        for name in ("numbers", "slots", "labels", "plain", "vectors", "bias", "rescale", "error"):
+            setattr(scene, name, getattr(self, name)[part])
+        scene.columns = self.columns[:, part]
+        scene.sizes = np.bincount(scene.numbers, minlength=len(SIZES)).astype(np.int64)
+        scene._lay_out(np.random.default_rng(5))
+        return scene
+
+    def _scan(self, kind, queries, near, restriction, want, limit, k, state, fresh):
+        limits = np.full(len(queries), limit, np.float32)
+        reach = Reach(limits, np.float32(1000), k, state["stops"], fresh)
         centroids = Centroids(*self.facts, self.radius)
         if kind == "rows":
             lists = Lists(*self.common, self.rows, np.empty(0, np.float32), None, None, *self.rest)
             model = codes.Model(float_rows.f32_scheme(DIM, False), np.zeros(0, np.float32))
-            numbers = np.full((count, codes.CONSTANTS), np.nan, np.float32)
-            buffers = np.full((count, 128), 0xEE, np.uint8)
             search_row_lists(
-                queries, model, lists, centroids, self.metric, chosen, near, restriction, want, numbers, buffers,
-                constants, squares, keys, sizes,
+                queries, model, lists, centroids, self.metric, state["chosen"], near, reach, restriction, want,
+                state["numbers"], state["buffers"], state["constants"], state["squares"], state["keys"], state["sizes"],
             )  # fmt: skip
         else:
             bias, rescale, error = self.factors
@@ -120,12 +169,10 @@ class Scene:
                 *self.common, self.blocked, bias, rescale if self.scaled else None, error if self.scaled else None,
                 *self.rest,
             )  # fmt: skip
-            tables = np.full((count, SUBS * 16), 0xEE, np.uint8)
             search_lists(
-                queries, queries, self.codebook, lists, centroids, self.metric, chosen, near, restriction, want, tables,
-                constants, squares, keys, sizes,
+                queries, queries, self.codebook, lists, centroids, self.metric, state["chosen"], near, reach,
+                restriction, want, state["tables"], state["constants"], state["squares"], state["keys"], state["sizes"],
             )  # fmt: skip
-        return [np.sort(keys[query, : sizes[query]]).tolist() for query in range(count)]
 
     def scores(self, kind, query):
         if kind == "rows" and self.metric == L2:
@@ -140,7 +187,7 @@ class Scene:
             return (self.bias + self.factor * (own + self.rescale * coded) - slack).astype(np.float32)
         return (self.bias + self.factor * (self.vectors @ query)).astype(np.float32)
 
-    def expected(self, kind, queries, probes, near, restriction, want):
+    def expected(self, kind, queries, probes, near, restriction, want, limit=np.inf, k=1):
         _, order = self.chosen(queries, probes)
         found = []
         for i, query in enumerate(queries):
@@ -155,9 +202,18 @@ class Scene:
             least = reference_lists.least_scores(query, self.centroids, self.radius, self.metric == L2)
             if kind == "rows" and self.metric == L2:
                 least = least + query @ query
-            rounds = order[i][:near], order[i][near:]
             scores = self.scores(kind, query)
-            found.append(reference_lists.scan(scores, self.slots, self.numbers, passing, rounds, least, want))
+            entries = scores, self.slots, self.numbers, passing
+            first = reference_lists.scan(*entries, (order[i][:near],), least, want)
+            distance = reference_lists.key_distance(first[k - 1]) if len(first) >= k else np.inf
+            if self.metric == DOT:
+                distance += 1000
+            elif kind == "blocked":
+                distance += query @ query
+            of_lists = self.facts[1][order[i]] + self.factor * (self.centroids[order[i]] @ query)
+            stop = reference_lists.lists_in_reach(of_lists.tolist(), near, limit, distance)
+            rounds = order[i][:near], order[i][near:stop]
+            found.append(reference_lists.scan(*entries, rounds, least, want))
         return found
 
     def restrictions(self, queries):
@@ -224,6 +280,42 @@ def test_lists_that_cannot_win_are_left_out(scenes, kind, metric):
     finally:
         scene.radius = before
     assert left_out
+
+
+@pytest.mark.parametrize(("kind", "metric"), CASES)
+def test_reading_stops_where_the_next_list_is_too_far(scenes, kind, metric):
+    scene = scenes[metric]
+    answers = []
+    for limit in (0, 0.002, 0.01, 0.05, 0.3, 1, 3, np.inf):
+        for count in (1, 11):
+            queries = scene.queries(11, seed=3)[:count]
+            for near, k in ((1, 1), (4, 10), (3, 15), (14, 2)):
+                found = scene.search(kind, queries, 14, near, NO_FILTER, 200, limit, k)
+                assert found == scene.expected(kind, queries, 14, near, NO_FILTER, 200, limit, k)
+                if near == 4 and count == 11:
+                    answers.append(found)
+    everything = scene.search(kind, queries, 14, 14, NO_FILTER, 200)
+    assert answers[-1] == everything
+    assert len({str(found) for found in answers}) >= 3, "every limit is the same"
+
+
+@pytest.mark.parametrize(("kind", "metric"), CASES)
+def test_lists_in_several_parts(scenes, kind, metric):
+    """Other entries under the same numbers, scanned after the first ones, as if all were in the same lists."""
+    scene = scenes[metric]
+    queries = scene.queries(9)
+    of = np.random.default_rng(1).integers(0, 3, len(scene.numbers))
+    for parts in ((of == 0, of > 0), (of == 0, of == 1, of == 2), (of >= 0, of < 0)):
+        for restriction in scene.restrictions(queries):
+            found = scene.search(kind, queries, 12, 4, restriction, 20, parts=parts)
+            assert found == scene.expected(kind, queries, 12, 14, restriction, 20), restriction
+    # What the first part decided holds for the others.
+    for limit in (0, 0.3, 1):
+        found = scene.search(kind, queries, 14, 3, NO_FILTER, 20, limit, 4, parts=(of >= 0, of < 0))
+        assert found == scene.expected(kind, queries, 14, 3, NO_FILTER, 20, limit, 4)
+        near = scene._only(of == 0).expected(kind, queries, 14, 3, NO_FILTER, 20, limit, 4)
+        found = scene.search(kind, queries, 14, 3, NO_FILTER, 20, limit, 4, parts=(of == 0, of < 0))
+        assert found == near
 
 
 @pytest.mark.parametrize(("kind", "metric"), CASES)

@@ -59,7 +59,7 @@ def unpacked(keys, sizes):
 
 @pytest.mark.parametrize("metric", [scan.L2, scan.DOT])
 @pytest.mark.parametrize("kind", FILTERS)
-def test_scan_rows_and_slots(kind, metric):
+def test_scan_rows(kind, metric):
     rows, asked, *parts = problem(metric)
     filters = chosen(kind, *parts)
     offset = np.float32(0)
@@ -67,14 +67,30 @@ def test_scan_rows_and_slots(kind, metric):
     for first, last in ((0, 1), (1, 300), (300, 300), (300, 700)):
         scan.scan_rows(asked, rows, first, last, metric, offset, NO_FACTORS, *filters, whole, sizes)
     found, distances = unpacked(whole, sizes)
-    listed, listed_sizes = pools(len(asked), 12)
-    everything = np.random.default_rng(0).permutation(700).astype(np.int32)
-    for query in range(len(asked)):
-        scan.scan_slots(asked, query, rows, everything, metric, offset, NO_FACTORS, *filters, listed, listed_sizes)
-    assert np.array_equal(unpacked(listed, listed_sizes)[0], found), "the order of the slots must not matter"
     for query in range(len(asked)):
         allowed = allowed_rows(rows, query, *filters)
         expected, away = truth(rows, asked[query], allowed, 12, metric)
+        assert found[query][: len(expected)].tolist() == expected.tolist()
+        assert np.array_equal(distances[query][: len(expected)], away[expected].astype(np.float32))
+        assert (found[query][len(expected) :] == -1).all()
+
+
+@pytest.mark.parametrize("metric", [scan.L2, scan.DOT])
+@pytest.mark.parametrize("masked", [False, True])
+def test_scan_spans(masked, metric):
+    """Slots in no order, of which each query has a range of its own: none, one, a few more than are asked for ahead."""
+    rows, asked, mask, _, _ = problem(metric)
+    slots = np.random.default_rng(0).permutation(700).astype(np.int32)
+    spans = np.array([(5, 5), (0, 1), (690, 700), (30, 38), (0, 700), (100, 109), (700, 700)])
+    spans = spans[np.arange(len(asked)) % len(spans)]
+    keys, sizes = pools(len(asked), 12)
+    own_mask = mask if masked else np.empty(0, np.uint8)
+    scan.scan_spans(asked, rows, slots, spans, metric, np.float32(0), NO_FACTORS, own_mask, keys, sizes)
+    found, distances = unpacked(keys, sizes)
+    for query, (first, last) in enumerate(spans):
+        allowed = np.zeros(700, bool)
+        allowed[slots[first:last]] = True
+        expected, away = truth(rows, asked[query], allowed & (mask > 0 if masked else True), 12, metric)
         assert found[query][: len(expected)].tolist() == expected.tolist()
         assert np.array_equal(distances[query][: len(expected)], away[expected].astype(np.float32))
         assert (found[query][len(expected) :] == -1).all()

@@ -1,0 +1,120 @@
+"""How thoroughly the lists of a level are read: found by searching for some of the vectors themselves."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearhash.errors import CorruptIndexError
+from nearhash.index.exact import exact_search
+from nearhash.index.inverted import InvertedLists
+from nearhash.index.ivf_model import Model
+from nearhash.index.list_scan import ListScanner, Wanted
+from nearhash.index.metrics import normalised
+from nearhash.index.partition import draw_sample
+from nearhash.index.points import unfiltered
+
+QUERIES, K = 200, 10
+# Of the neighbours that reading everything finds, this share is to be found by the lists that are read, and of those by
+# the codes that are measured: together .96.
+SHARE = 0.98
+MOST_CODES = 320  # measured at most
+# A level is searched in windows of about so many points for each of its lists, and no fewer than so many.
+POINTS, LEAST_POINTS = 300, 2000
+LIMITS = 0.1 * 1.12 ** np.arange(70)  # to 250
+WANTS = np.unique(np.round(K * 1.12 ** np.arange(31)).astype(np.int64))  # 10 to 300
+_STREAM = 9  # of random numbers
+
+
+class Calibration(NamedTuple):
+    """What suits a level.
+
+    limit, see `kernels.lists.Reach`, and want, codes to measure exactly for K neighbours, at windows of `points`
+    points; lists, the mean number that is read then.
+    """
+
+    limit: float
+    want: int
+    lists: float
+    points: int
+
+    def state(self) -> dict[str, Any]:
+        """What the header of a file holds: JSON has no infinity."""
+        return {**self._asdict(), "limit": self.limit if math.isfinite(self.limit) else None}
+
+    @classmethod
+    def restored(cls, state: Any) -> "Calibration":
+        """What `state` gave; raises CorruptIndexError if it cannot be that."""
+        if not isinstance(state, dict) or set(state) != set(cls._fields):
+            raise CorruptIndexError(f"header 'calibration': expected {', '.join(cls._fields)}, got {state!r:.80}")
+        numbers = {**state, "limit": 1.0 if state["limit"] is None else state["limit"]}
+        if any(type(value) not in (int, float) or not 0 < value < 2**40 for value in numbers.values()):
+            raise CorruptIndexError(f"header 'calibration': expected numbers above 0, got {state!r:.80}")
+        limit = math.inf if state["limit"] is None else float(state["limit"])
+        return cls(limit, int(state["want"]), float(state["lists"]), int(state["points"]))
+
+
+def calibrate(
+    model: Model, lists: InvertedLists, rows: NDArray[Any], metric: str, seed: int, threads: int
+) -> Calibration:
+    """Calibrate a level that holds all of the vectors, rows (n, dim) as kernels take them.
+
+    Some of the vectors are searched for among as many others as a window of the level has, less themselves.
+    """
+    points = min(len(rows), max(LEAST_POINTS, POINTS * model.partition.lists))
+    members = draw_sample(len(rows), points, seed, _STREAM)
+    asked = _floats(rows[members[:QUERIES]])
+    if metric == "cosine":
+        asked = normalised(asked)
+    k = min(K + 1, points)  # the vector itself is the nearest one
+    everything = unfiltered(len(asked), points)
+    _, away = exact_search(asked, rows[members], np.empty(0, np.float32), metric, everything, k, threads)
+    farthest = away[:, -1] + 1e-5 * np.abs(away[:, -1]) + 1e-6
+    part = lists if points == len(rows) else _part(lists, members)
+    scanner, wanted = ListScanner(metric), Wanted(everything, None, ())
+
+    def search(limit: float, want: int) -> tuple[float, float]:
+        """(recall, mean number of lists read)."""
+        slots, distances = np.full((len(asked), k), -1, np.int32), np.full((len(asked), k), np.inf, np.float32)
+        read = scanner.scan(
+            model, (part,), rows, asked, wanted, model.partition.lists, np.full(len(asked), limit, np.float32), want,
+            slots, distances, threads,
+        )  # fmt: skip
+        return float((distances <= farthest[:, None]).mean()), float(read.mean())
+
+    most = max(k, MOST_CODES)
+    best, number = search(np.inf, most)
+    limit = math.inf
+    if model.partition.lists > 1:
+        limit = float(_least(LIMITS, lambda value: search(value, most)[0] >= SHARE * best))
+        best, number = search(limit, most)
+    want = int(_least(WANTS + 1, lambda value: search(limit, max(k, int(value)))[0] >= SHARE * best)) - 1
+    return Calibration(limit, want, number, points)
+
+
+def _floats(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows as kernels take them as float32: of float16 they are the bits."""
+    return (rows.view(np.float16) if rows.dtype == np.uint16 else rows).astype(np.float32)
+
+
+def _part(lists: InvertedLists, members: NDArray[np.int64]) -> InvertedLists:
+    """Lists with just these slots, without labels and attributes."""
+    entries = lists.everything()
+    entries = entries.take(np.flatnonzero(np.isin(entries.slots, members)))
+    part = InvertedLists(len(lists.sizes), lists.layout)
+    part.replace(entries._replace(labels=np.empty(0), columns=np.empty((0, len(entries.slots)), np.int64)))
+    return part
+
+
+def _least(ladder: NDArray[Any], enough: Callable[[Any], bool]) -> Any:
+    """The first step that is enough, or the last one."""
+    low, high = 0, len(ladder) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if enough(ladder[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return ladder[low]
