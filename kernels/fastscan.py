@@ -83,10 +83,11 @@ def take(masks, scores, blocks, position, first, last, slots, bits, has_bits, al
         if has_bits:
             mask &= np.int64((bits[place >> 6] >> np.uint64(place & 63)) & np.uint64(0xFFFF))
         here = offset(slots, block * BLOCK)
-        if has_allowed:
-            for lane in range(BLOCK):
-                if (mask >> lane) & 1 and allowed[here[lane]] == 0:
-                    mask &= ~(1 << lane)
+        if has_allowed and mask != 0:
+            own = np.int64(0)
+            for lane in range(BLOCK):  # without branches, which nothing could predict
+                own |= np.int64(allowed[here[lane]]) << lane
+            mask &= own
         if mask != 0:
             size = append_keys(offset(scores, block * BLOCK), mask, here, keys, size)
     return size

@@ -157,6 +157,17 @@ def unpack_pools(pools, sizes, slots, distances):
 
 
 @jit
+def pack_pools(slots, distances, pools, sizes):
+    """The reverse of `unpack_pools`: pools (q, k) and sizes (q,) of results (q, k), ascending, that end in slots -1."""
+    for query in range(slots.shape[0]):
+        size = 0
+        while size < slots.shape[1] and slots[query, size] >= 0:
+            pools[query, size] = make_key(distances[query, size], slots[query, size])
+            size += 1
+        sizes[query] = size
+
+
+@jit
 def scan_radius(queries, query, rows, start, metric, offset, factors, mask, labels, windows, radius, slots, distances):
     """Rows from `start` on with distance <= radius, until the outputs are full.
 

@@ -1,7 +1,6 @@
 """How thoroughly the lists of a level are read: found by searching for some of the vectors themselves."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from nearhash.index.inverted import InvertedLists
 from nearhash.index.ivf_model import Model
 from nearhash.index.list_scan import ListScanner, Wanted
 from nearhash.index.metrics import normalised
-from nearhash.index.partition import draw_sample
+from nearhash.index.partition import Partition, draw_sample
 from nearhash.index.points import unfiltered
 
 QUERIES, K = 200, 10
@@ -23,7 +22,7 @@ SHARE = 0.98
 MOST_CODES = 320  # measured at most
 # A level is searched in windows of about so many points for each of its lists, and no fewer than so many.
 POINTS, LEAST_POINTS = 300, 2000
-LIMITS = 0.1 * 1.12 ** np.arange(70)  # to 250
+LEAST_LIMIT = 0.1
 WANTS = np.unique(np.round(K * 1.12 ** np.arange(31)).astype(np.int64))  # 10 to 300
 _STREAM = 9  # of random numbers
 
@@ -70,28 +69,51 @@ def calibrate(
         asked = normalised(asked)
     k = min(K + 1, points)  # the vector itself is the nearest one
     everything = unfiltered(len(asked), points)
-    _, away = exact_search(asked, rows[members], np.empty(0, np.float32), metric, everything, k, threads)
-    farthest = away[:, -1] + 1e-5 * np.abs(away[:, -1]) + 1e-6
+    near, away = exact_search(asked, rows[members], np.empty(0, np.float32), metric, everything, k, threads)
+    limit, number = math.inf, 1.0
+    if model.partition.lists > 1 and metric != "ip":
+        entries = lists.everything()
+        homes = np.empty(len(rows), np.int32)
+        homes[entries.slots] = entries.numbers
+        limit, number = _reach(model.partition, model.shifted(asked), homes[members[near]], away[:, -1])
     part = lists if points == len(rows) else _part(lists, members)
     scanner, wanted = ListScanner(metric), Wanted(everything, None, ())
+    farthest = away[:, -1] + 1e-5 * np.abs(away[:, -1]) + 1e-6
 
-    def search(limit: float, want: int) -> tuple[float, float]:
-        """(recall, mean number of lists read)."""
+    def recall(want: int) -> float:
         slots, distances = np.full((len(asked), k), -1, np.int32), np.full((len(asked), k), np.inf, np.float32)
-        read = scanner.scan(
+        scanner.scan(
             model, (part,), rows, asked, wanted, model.partition.lists, np.full(len(asked), limit, np.float32), want,
             slots, distances, threads,
         )  # fmt: skip
-        return float((distances <= farthest[:, None]).mean()), float(read.mean())
+        return float((distances <= farthest[:, None]).mean())
 
-    most = max(k, MOST_CODES)
-    best, number = search(np.inf, most)
-    limit = math.inf
-    if model.partition.lists > 1:
-        limit = float(_least(LIMITS, lambda value: search(value, most)[0] >= SHARE * best))
-        best, number = search(limit, most)
-    want = int(_least(WANTS + 1, lambda value: search(limit, max(k, int(value)))[0] >= SHARE * best)) - 1
-    return Calibration(limit, want, number, points)
+    enough = SHARE * recall(max(k, MOST_CODES))
+    low, high = 0, len(WANTS) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if recall(max(k, int(WANTS[middle]) + 1)) >= enough:
+            high = middle
+        else:
+            low = middle + 1
+    return Calibration(limit, int(WANTS[low]), number, points)
+
+
+def _reach(
+    partition: Partition, asked: NDArray[np.float32], homes: NDArray[np.int32], farthest: NDArray[np.float32]
+) -> tuple[float, float]:
+    """The limit (`kernels.coarse.lead_within`) that reads the lists of SHARE of the neighbours, and the mean number.
+
+    asked (q, dim) relative to the origin; homes (q, k): the list of each neighbour; farthest (q,): the last distance.
+    """
+    scores = partition.bias + partition.factor * (asked @ partition.centroids.T)
+    ascending = np.sort(scores, axis=1)
+    rising = (ascending - ascending[:, :1]) * np.sqrt(np.arange(1, partition.lists + 1))
+    rising /= np.maximum(farthest, np.finfo(np.float32).tiny)[:, None]
+    own = np.take_along_axis(scores, homes, axis=1)
+    needed = [line[np.searchsorted(row, mine)] for line, row, mine in zip(rising, ascending, own, strict=True)]
+    limit = max(LEAST_LIMIT, float(np.quantile(np.stack(needed)[:, 1:], SHARE)))
+    return limit, float((rising <= limit).sum(axis=1).mean())
 
 
 def _floats(rows: NDArray[Any]) -> NDArray[np.float32]:
@@ -106,15 +128,3 @@ def _part(lists: InvertedLists, members: NDArray[np.int64]) -> InvertedLists:
     part = InvertedLists(len(lists.sizes), lists.layout)
     part.replace(entries._replace(labels=np.empty(0), columns=np.empty((0, len(entries.slots)), np.int64)))
     return part
-
-
-def _least(ladder: NDArray[Any], enough: Callable[[Any], bool]) -> Any:
-    """The first step that is enough, or the last one."""
-    low, high = 0, len(ladder) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if enough(ladder[middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return ladder[low]

@@ -21,15 +21,14 @@ from nearhash.index.tune import Space
 from nearhash.index.tuned import Tuned
 from nearhash.index.window.calibration import Calibration
 from nearhash.index.window.levels import BEAM, Facts, Levels, Segment
-from nearhash.kernels.pool import EMPTY_KEY
-from nearhash.kernels.scan import DOT, L2, scan_rows, unpack_pools
+from nearhash.kernels.scan import DOT, L2, pack_pools, scan_rows, scan_spans, unpack_pools
 from nearhash.kernels.threads import resolve_threads, run_chunks
 
-# New vectors are measured exactly, one by one, until they are so many bytes: a search takes about 10 us for them.
-BUFFER_BYTES, LEAST_BUFFER = 1 << 18, 64
+# New vectors are measured exactly, one by one, until they are so many bytes: a search takes about 5 us for them.
+BUFFER_BYTES, LEAST_BUFFER = 1 << 17, 64
 # A segment is merged with the one before it unless that is so many times as large: the number of segments stays
-# logarithmic, and each point is moved a logarithmic number of times.
-RATIO = 8
+# logarithmic, and each point is moved a logarithmic number of times. Each costs a search a microsecond or two.
+RATIO = 16
 # From this share of dead points on a segment is written anew without them.
 DEAD_SHARE = 1 / 8
 # Levels that were learned from few points are learned anew when there are so many times as many.
@@ -82,6 +81,8 @@ class WindowIndex(ListIndex):
         super().__init__(dim, metric, codec, seed, store, threads)
         self._levels: Levels | None = None
         self._segments: tuple[Segment, ...] = ()
+        # What `_buffer_order` found, for which (first, last) slots.
+        self._ordered: tuple[tuple[int, int], NDArray[np.int32], NDArray[np.float64]] | None = None
 
     @property
     def _sealed(self) -> int:
@@ -187,7 +188,7 @@ class WindowIndex(ListIndex):
         kept = [] if self._levels is None else [self._levels.kept(held, places, facts) for held in self._segments]
         vectors = Growable(np.ascontiguousarray(self._vectors.view[slots]))
         self._segments = tuple(segment for segment in kept if segment is not None)
-        self._vectors = vectors
+        self._vectors, self._ordered = vectors, None
         if progress is not None:
             progress(len(slots), len(slots))
 
@@ -245,7 +246,7 @@ class WindowIndex(ListIndex):
 
     def _least_cost(self, k: int, effort: int) -> float:
         assert self._levels is not None
-        return self._levels.least_cost(k, effort, self._row_cost)
+        return self._levels.least_cost(k, self._row_cost)
 
     def _scan(
         self,
@@ -273,23 +274,37 @@ class WindowIndex(ListIndex):
         """Measure the vectors that are in no segment yet; results are merged."""
         metric, offset, k = (L2 if self.metric == "l2" else DOT), np.float32(self.metric == "cosine"), slots.shape[1]
         filtered = wanted.rows if wanted.program is None else self._points.filter(*wanted.arguments)
-        first, rows = self._sealed, self._rows
+        first, rows, nothing = self._sealed, self._rows, np.empty(0, np.float32)
+        order, labels = self._buffer_order() if len(filtered.windows) else (None, None)
 
         def task(start: int, stop: int) -> None:
             part = chosen[start:stop]
-            own = filtered.of(part)
-            pools, sizes = np.full((len(part), k), EMPTY_KEY), np.zeros(len(part), np.int64)
-            scan_rows(
-                queries[part], rows, first, len(rows), metric, offset, np.empty(0, np.float32), own.mask, own.labels,
-                own.windows, pools, sizes,
-            )  # fmt: skip
-            new = np.flatnonzero(sizes)
-            found, measured = np.full((len(new), k), -1, np.int32), np.full((len(new), k), np.inf, np.float32)
-            unpack_pools(pools[new], sizes[new], found, measured)
-            where = part[new]
-            slots[where], distances[where] = _merged(slots[where], distances[where], found, measured)
+            own, asked = filtered.of(part), queries[part]
+            pools, sizes = np.empty((len(part), k), np.uint64), np.empty(len(part), np.int64)
+            found, measured = slots[part], distances[part]
+            pack_pools(found, measured, pools, sizes)
+            if order is None or labels is None:
+                scan_rows(
+                    asked, rows, first, len(rows), metric, offset, nothing, own.mask, own.labels, own.windows, pools,
+                    sizes,
+                )  # fmt: skip
+            else:
+                spans = np.searchsorted(labels, own.windows)
+                scan_spans(asked, rows, order, spans, metric, offset, nothing, own.mask, pools, sizes)
+            unpack_pools(pools, sizes, found, measured)
+            slots[part], distances[part] = found, measured
 
         run_chunks(task, len(chosen), threads, max(1, -(-len(chosen) // threads)))
+
+    def _buffer_order(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Slots of the buffer by label, and their labels, without those that have none."""
+        held, state = self._ordered, (self._sealed, self._points.slots)
+        if held is None or held[0] != state:
+            own = self._points.labels
+            labels = np.empty(0) if own is None else own[state[0] :]
+            order = np.argsort(labels, kind="stable")[: len(labels) - int(np.isnan(labels).sum())]
+            held = self._ordered = state, (order + state[0]).astype(np.int32), labels[order]
+        return held[1], held[2]
 
     # --- effort ---
 
@@ -372,13 +387,3 @@ class WindowIndex(ListIndex):
 def _under(tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
     """Tensors with a prefix, without it."""
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _merged(
-    slots: NDArray[np.int32], distances: NDArray[np.float32], found: NDArray[np.int32], measured: NDArray[np.float32]
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The best k of two results (q, k) each; ties by slot."""
-    k = slots.shape[1]
-    every, values = np.concatenate([slots, found], axis=1), np.concatenate([distances, measured], axis=1)
-    order = np.lexsort((np.where(every < 0, np.iinfo(np.int32).max, every), values), axis=1)[:, :k]
-    return np.take_along_axis(every, order, axis=1), np.take_along_axis(values, order, axis=1)

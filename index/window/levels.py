@@ -1,6 +1,5 @@
 """Partitions of the same points at several resolutions, in segments; which of them a window is looked for in."""
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,13 +17,14 @@ STEP = 8  # lists of a level for one of the next coarser
 LEAST_LISTS = 6  # a level of fewer lists gives way to a single list
 # At this effort a level is read as thoroughly as it was calibrated to be.
 BEAM = 64
-# The rarer what may answer is among the vectors of a level, the farther apart neighbours are: how the limit of reading
-# and the number of lists grow with the ratio of vectors to those of the calibration; how lists grow with the effort.
-LIMIT_GROWTH, LISTS_GROWTH, LISTS_EFFORT = 0.12, 0.25, 1.3
+# The rarer what may answer is, the farther apart neighbours are: the limit of reading and the number of lists grow with
+# the ratio of points in the calibration to those, and where there are more than in the
+# calibration, more codes come between them. How lists grow with the effort.
+LIMIT_GROWTH, LISTS_GROWTH, WANT_GROWTH, LISTS_EFFORT = 0.12, 0.25, -0.22, 1.3
 SPARE = 4  # times as many lists as are read on average, at most
-# Nanoseconds, about, of a search; of a list and of a byte of codes; of a centroid's dimension; fitted to searches of
-# word vectors and of images.
-SEARCH_NS, LIST_NS, BYTE_NS, MULTIPLY_NS = 2000.0, 90.0, 1 / 23, 1 / 30
+# Nanoseconds, about, of a search, and of a dimension of its tables; of a list and of a byte of codes; of a centroid's
+# dimension; fitted to searches of word vectors and of images.
+SEARCH_NS, TABLE_NS, LIST_NS, BYTE_NS, MULTIPLY_NS = 2500.0, 2.5, 150.0, 1 / 23, 1 / 30
 
 
 def lists_of_levels(count: int) -> list[int]:
@@ -164,25 +164,28 @@ class Levels:
         """The cheapest level for each query; row_cost: nanoseconds of measuring a vector."""
         best = np.full(len(expected.inside), np.inf)
         chosen, probes = np.zeros(len(best), np.int64), np.ones(len(best), np.int64)
-        limits = np.full(len(best), np.inf, np.float32)
-        for number in range(len(self.models)):
-            rarer = self.calibrations[number].points / np.maximum(expected.matches, 1.0)
-            read = self._lists_read(number, rarer, beam)
-            cost = self._cost(number, read, expected.inside) + self.want(number, k, beam) * row_cost
+        limits, wants = np.full(len(best), np.inf, np.float32), np.zeros(len(best), np.int64)
+        for number, calibration in enumerate(self.calibrations):
+            rarer = calibration.points / np.maximum(expected.matches, 1.0)
+            read, want = self._lists_read(number, rarer, beam), self._want(number, rarer, k, beam)
+            cost = self._cost(number, read, expected.inside) + want * row_cost
             cheaper = cost < best
-            best[cheaper], chosen[cheaper] = cost[cheaper], number
+            best[cheaper], chosen[cheaper], wants[cheaper] = cost[cheaper], number, want[cheaper]
             probes[cheaper] = self._most_lists(number, read[cheaper])
-            limits[cheaper] = self.calibrations[number].limit * (beam / BEAM) * rarer[cheaper] ** LIMIT_GROWTH
-        wants = np.array([self.want(number, k, beam) for number in range(len(self.models))])
-        return Plan(chosen, probes, limits, wants[chosen], best)
+            limits[cheaper] = calibration.limit * (beam / BEAM) * rarer[cheaper] ** LIMIT_GROWTH
+        return Plan(chosen, probes, limits, wants, best)
 
-    def least_cost(self, k: int, beam: int, row_cost: float) -> float:
+    def least_cost(self, k: int, row_cost: float) -> float:
         """Nanoseconds, about, that no search stays below."""
-        return SEARCH_NS + min(self.want(number, k, beam) for number in range(len(self.models))) * row_cost
+        dim = int(self.models[0].partition.centroids.shape[1])
+        return SEARCH_NS + dim * TABLE_NS + k * row_cost
 
-    def want(self, level: int, k: int, beam: int) -> int:
-        """Codes of a level to measure exactly."""
-        return max(k, math.ceil(self.calibrations[level].want * (beam / BEAM) * max(1.0, k / K)))
+    def _want(self, level: int, rarer: NDArray[np.float64], k: int, beam: int) -> NDArray[np.int64]:
+        """(q,) codes of a level to measure exactly."""
+        # In steps, so that queries of about equal filters are searched together.
+        scarcity = 2.0 ** (np.rint(2 * WANT_GROWTH * np.log2(rarer)) / 2)
+        want = self.calibrations[level].want * (beam / BEAM) * max(1.0, k / K) * np.maximum(scarcity, 1.0)
+        return np.maximum(np.ceil(want), k).astype(np.int64)
 
     def _lists_read(self, level: int, rarer: NDArray[np.float64], beam: int) -> NDArray[np.float64]:
         """(q,) lists of a level that are read, about."""
@@ -199,8 +202,9 @@ class Levels:
         model = self.models[level]
         lists, width = model.partition.lists, model.layout.width * np.dtype(model.layout.dtype).itemsize
         scanned = inside / lists + 8.0  # blocks are not full
-        compared = lists * model.partition.centroids.shape[1] * MULTIPLY_NS if lists > 1 else 0.0
-        return np.asarray(SEARCH_NS + compared + read * (LIST_NS + scanned * width * BYTE_NS))
+        dim = model.partition.centroids.shape[1]
+        compared = lists * dim * MULTIPLY_NS if lists > 1 else 0.0
+        return np.asarray(SEARCH_NS + dim * TABLE_NS + compared + read * (LIST_NS + scanned * width * BYTE_NS))
 
 
 def _filled(model: Model, entries: Entries, facts: Facts) -> InvertedLists:

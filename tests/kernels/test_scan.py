@@ -87,6 +87,10 @@ def test_scan_spans(masked, metric):
     own_mask = mask if masked else np.empty(0, np.uint8)
     scan.scan_spans(asked, rows, slots, spans, metric, np.float32(0), NO_FACTORS, own_mask, keys, sizes)
     found, distances = unpacked(keys, sizes)
+    again, again_sizes = np.full_like(keys, 0xDEAD), np.full_like(sizes, -9)
+    scan.pack_pools(found, distances, again, again_sizes)
+    assert again_sizes.tolist() == sizes.tolist()
+    assert all((again[query, :size] == keys[query, :size]).all() for query, size in enumerate(sizes))
     for query, (first, last) in enumerate(spans):
         allowed = np.zeros(700, bool)
         allowed[slots[first:last]] = True
