@@ -35,6 +35,7 @@ def contestants(base: Floats, ranks: NDArray[np.int64], metric: str, methods: Se
     dim = base.shape[1]
     for name, make, efforts, keyword in (
         (SUBJECT, lambda: nh.WindowIndex(dim, metric, threads=2), ladder(15, 1200), "beam"),
+        (f"{SUBJECT}, f16", lambda: nh.WindowIndex(dim, metric, store="f16", threads=2), ladder(15, 1200), "beam"),
         ("nearhash IVFIndex", lambda: nh.IVFIndex(dim, metric, threads=2), ladder(4, 1024), "probes"),
         ("nearhash GraphIndex", lambda: nh.GraphIndex(dim, metric, threads=2), ladder(16, 2048), "beam"),
     ):

@@ -23,8 +23,9 @@ def windows_table(document: Document, image_folder: str) -> str:
 {settings["dataset"]}: {n:,} vectors of {dim} dimensions, {settings["metric"]}, k = {settings["k"]}, one search thread,
 {settings["queries"]} queries, each with a window of its own, medians of {settings["rounds"]} rounds. Queries per second
 at the least effort with a recall of {settings["target"]:g} by distance, efforts in steps of a quarter; in brackets the
-recall where none reached it. nearhash and the methods of the paper, which run on graphs of nearhash, take the queries
-in one batch, the others one by one.
+recall where none reached it. Of WindowIndex the worst hundredth of the queries has a recall of {settings["worst"]:g}
+at least, too. nearhash and the methods of the paper, which run on graphs of nearhash, take the queries in one batch,
+the others one by one.
 {machine_line(document)}
 """
     ]

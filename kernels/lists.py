@@ -182,7 +182,7 @@ def set_stop(chosen, query, near, keys, size, base, reach):
     probes = chosen.shape[1]
     reach.stops[query] = probes
     distance = base + kth_score(keys, size, reach.k)
-    if near < probes and reach.limits[query] * distance < LARGEST:
+    if near < probes and reach.limits[query] < LARGEST and distance < LARGEST:
         least = key_distance(least_key(pointer(chosen, query * probes), near))
         rest = pointer(chosen, query * probes + near)
         most = reach.limits[query] * distance

@@ -49,7 +49,8 @@ class Calibration(NamedTuple):
         if not isinstance(state, dict) or set(state) != set(cls._fields):
             raise CorruptIndexError(f"header 'calibration': expected {', '.join(cls._fields)}, got {state!r:.80}")
         numbers = {**state, "limit": 1.0 if state["limit"] is None else state["limit"]}
-        if any(type(value) not in (int, float) or not 0 < value < 2**40 for value in numbers.values()):
+        largest = {"limit": 2.0**40, "want": MOST_CODES, "lists": 2**31, "points": 2**31}
+        if any(type(value) not in (int, float) or not 0 < value <= largest[name] for name, value in numbers.items()):
             raise CorruptIndexError(f"header 'calibration': expected numbers above 0, got {state!r:.80}")
         limit = math.inf if state["limit"] is None else float(state["limit"])
         return cls(limit, int(state["want"]), float(state["lists"]), int(state["points"]))
@@ -71,7 +72,7 @@ def calibrate(
     everything = unfiltered(len(asked), points)
     near, away = exact_search(asked, rows[members], np.empty(0, np.float32), metric, everything, k, threads)
     limit, number = math.inf, 1.0
-    if model.partition.lists > 1 and metric != "ip":
+    if model.partition.lists > 1:
         entries = lists.everything()
         homes = np.empty(len(rows), np.int32)
         homes[entries.slots] = entries.numbers
@@ -105,14 +106,17 @@ def _reach(
     """The limit (`kernels.coarse.lead_within`) that reads the lists of SHARE of the neighbours, and the mean number.
 
     asked (q, dim) relative to the origin; homes (q, k): the list of each neighbour; farthest (q,): the last distance.
+    Under inner product, where there is no distance to compare with, the limit is inf, and as many lists as read SHARE.
     """
     scores = partition.bias + partition.factor * (asked @ partition.centroids.T)
     ascending = np.sort(scores, axis=1)
+    own = np.take_along_axis(scores, homes, axis=1)
+    ranks = np.stack([np.searchsorted(row, mine) for row, mine in zip(ascending, own, strict=True)])[:, 1:]
+    if partition.metric == "ip":
+        return math.inf, float(np.quantile(ranks, SHARE)) + 1
     rising = (ascending - ascending[:, :1]) * np.sqrt(np.arange(1, partition.lists + 1))
     rising /= np.maximum(farthest, np.finfo(np.float32).tiny)[:, None]
-    own = np.take_along_axis(scores, homes, axis=1)
-    needed = [line[np.searchsorted(row, mine)] for line, row, mine in zip(rising, ascending, own, strict=True)]
-    limit = max(LEAST_LIMIT, float(np.quantile(np.stack(needed)[:, 1:], SHARE)))
+    limit = max(LEAST_LIMIT, float(np.quantile(np.take_along_axis(rising, ranks, axis=1), SHARE)))
     return limit, float((rising <= limit).sum(axis=1).mean())
 
 

@@ -1,5 +1,6 @@
 """Partitions of the same points at several resolutions, in segments; which of them a window is looked for in."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -194,7 +195,8 @@ class Levels:
 
     def _most_lists(self, level: int, read: NDArray[np.float64]) -> NDArray[np.int64]:
         """(q,) lists to read at most: a power of two, so that queries of about equal filters are searched together."""
-        most = 2 ** np.ceil(np.log2(SPARE * read))
+        spare = SPARE if math.isfinite(self.calibrations[level].limit) else 1  # all that are chosen are read then
+        most = 2 ** np.ceil(np.log2(spare * read))
         return np.asarray(np.minimum(most, self.models[level].partition.lists).astype(np.int64))
 
     def _cost(self, level: int, read: NDArray[np.float64], inside: NDArray[np.int64]) -> NDArray[np.float64]:

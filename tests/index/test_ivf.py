@@ -8,7 +8,7 @@ from hostile import extreme
 import nearhash as nh
 from nearhash import where
 from nearhash.errors import CorruptIndexError, DimensionError, DtypeError, InvalidArgumentError, NotTrainedError
-from nearhash.index import ivf
+from nearhash.index import list_index
 from nearhash.index.codecs import CODECS
 from nearhash.index.storage import read_file, write_file
 
@@ -59,7 +59,7 @@ def index_of(vectors):
 
 def always_by_lists(monkeypatch):
     """Filters are answered from the lists, even where measuring all that is left would be cheaper."""
-    monkeypatch.setattr(nh.IVFIndex, "_lists_cost", lambda self, probes, rerank: -1.0)
+    monkeypatch.setattr(nh.IVFIndex, "_lists_cost", lambda self, probes, rerank: np.full(np.shape(probes), -1.0))
 
 
 def lists_of(index):
@@ -113,7 +113,7 @@ def test_spilling_finds_more_in_as_many_lists(index_of, truth, asked):
 
 def test_vectors_that_are_in_two_lists_leave_room_for_k(index_of, asked, monkeypatch):
     """Else most searches with few candidates would be answered by an exact scan."""
-    monkeypatch.setattr(ivf, "exact_search", None)
+    monkeypatch.setattr(list_index, "exact_search", None)
     hits = index_of("l2", spill=True).search(asked, k=10, probes=30, rerank=1)
     assert (hits.ids >= 0).all()
 

@@ -154,7 +154,9 @@ class Scene:
 
     def _scan(self, kind, queries, near, restriction, want, limit, k, state, fresh):
         limits = np.full(len(queries), limit, np.float32)
-        reach = Reach(limits, np.float32(1000), k, state["stops"], fresh)
+        # Distances are above 0 where they are compared with; where they are not, inner products may be anything.
+        offset = np.float32(1000 if np.isfinite(limit) else 0)
+        reach = Reach(limits, offset, k, state["stops"], fresh)
         centroids = Centroids(*self.facts, self.radius)
         if kind == "rows":
             lists = Lists(*self.common, self.rows, np.empty(0, np.float32), None, None, *self.rest)
