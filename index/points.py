@@ -317,6 +317,8 @@ class Points:
             labels = np.full(self.slots, np.nan) if self._labels is None else self._labels.view
             edges = np.searchsorted(self.label_order()[1], windows)
             counts = self._count_windows(edges, mask, only_live=where is None and allow is None)
+            if len(edges) and (edges == (0, self.slots)).all():  # every vector is inside: there is nothing to look at
+                labels, windows, edges = _NO_LABELS, _NO_WINDOWS, _NO_EDGES
         else:
             matches = np.count_nonzero(mask.view(np.bool_)) if len(mask) else self.slots
             counts = np.full(queries, matches, np.int64)
