@@ -245,6 +245,8 @@ def _time(entries: Sequence[Contestant], found: list[Document], queries: Floats,
             index = (number + position) % len(entries)
             entry = found[index]
             count = entry["queries"]
+            # Once before: else a contestant pays for what the one before it left in the caches.
+            entries[index].search(queries[:count], windows[:count], entry["effort"])
             started = time.perf_counter()
             entries[index].search(queries[:count], windows[:count], entry["effort"])
             entry["us"].append(1e6 * (time.perf_counter() - started) / count)

@@ -78,7 +78,7 @@ def _search_spans(
 ) -> None:
     """Selective filters: for each chosen query look only at the slots that its filter names."""
     kernel_metric, offset = _scoring(metric)
-    asked, own = queries[chosen], wanted.of(chosen)
+    asked, own = (queries, wanted) if len(chosen) == len(queries) else (queries[chosen], wanted.of(chosen))
     slots, spans = own.spans()
     found, counts = _empty_pools(len(chosen), pools.shape[1])
 

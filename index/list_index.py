@@ -146,6 +146,8 @@ class ListIndex(TunableIndex):
         left = np.flatnonzero(lacking & (counts > 0))
         if len(left):
             exact = wanted.rows if wanted.program is None else self._points.filter(*wanted.arguments)
+            if len(left) == len(queries):
+                return self._measure(queries, k, exact, threads)
             slots[left], distances[left] = self._measure(queries[left], k, exact.of(left), threads)
         return slots, distances
 
