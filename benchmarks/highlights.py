@@ -1,11 +1,43 @@
-"""The rows of the README about hashing: each job of nearhash beside the same of other libraries, from the results."""
+"""The tables of the README about windows and hashing: nearhash beside other libraries, from the results."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
 
 from benchmarks.tables import MISSING, Document, figure, table
+from benchmarks.window_report import is_peer
 
 Row = list[str]
+
+
+WINDOWS = (0, 4, 8, 12, None)  # 2^-i of all vectors; the mix of all
+
+
+def window_table(documents: Sequence[Document]) -> str:
+    """A table of windows of several sizes with the rates of WindowIndex and of the best others; empty without any."""
+    rows = []
+    for document in sorted(documents, key=lambda document: -document["settings"]["base"][0]):
+        if document["kind"] != "windows" or document["labels"][0]["kind"] != "uniform":
+            continue
+        entry = document["labels"][0]
+        cases = {case["fraction"]: case for case in entry["cases"]}
+        names = [one["name"] for one in entry["contestants"]]
+        for fraction in WINDOWS:
+            if fraction not in cases:
+                continue
+            rates = {
+                name: 1e6 / median(one["us"])
+                for name, one in zip(names, cases[fraction]["found"], strict=True)
+                if one["reached"]
+            }
+            others = {name: rate for name, rate in rates.items() if is_peer(name)}
+            best = dict(sorted(others.items(), key=lambda entry: -entry[1])[:3])
+            width = (
+                "mix of 2^0 to 2^-16" if fraction is None else f"2^-{fraction}, {cases[fraction]['width']:,} vectors"
+            )
+            rows.append(
+                [f"{document['settings']['dataset']}, {width}", f"**{figure(rates[names[0]])}**", _others(best)]
+            )
+    return table(["window", "WindowIndex", "the three best others"], rows, align="---") if rows else ""
 
 
 def hashing_table(documents: Sequence[Document]) -> str:

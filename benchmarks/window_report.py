@@ -21,12 +21,12 @@ def windows_table(document: Document, image_folder: str) -> str:
     parts = [
         f"""\
 {settings["dataset"]}: {n:,} vectors of {dim} dimensions, {settings["metric"]}, k = {settings["k"]}, one search thread,
-{settings["queries"]} queries, each with a window of its own, medians of {settings["rounds"]} rounds, each of which is run
-once before it is timed. Queries per second
-at the least effort with a recall of {settings["target"]:g} by distance, efforts in steps of a quarter; in brackets the
-recall where none reached it. "Worst 1%": with an effort at which the worst hundredth of the queries has a recall of
-{settings["worst"]:g} at least, too, which is not asked of the others. nearhash and the methods of the paper, which run
-on graphs of nearhash, take the queries in one batch, the others one by one.
+{settings["queries"]} queries, each with a window of its own, medians of {settings["rounds"]} rounds, each of which is
+run once before it is timed. Queries per second at the least effort with a recall of {settings["target"]:g} by
+distance, efforts in steps of a quarter; in brackets the recall where none reached it. "Worst 1%": with an effort at
+which the worst hundredth of the queries has a recall of {settings["worst"]:g} at least, too, which is not asked of the
+others. nearhash and the methods of the paper, which run on graphs of nearhash, take the queries in one batch, the
+others one by one.
 {machine_line(document)}
 """
     ]

@@ -100,8 +100,13 @@ class VectorIndex(ABC):
         with self._lock.write():
             new = self._points.check(len(rows), ids, labels, attributes)
             if len(rows):
-                self._insert(rows, new, progress)
-                self._points.append(new)
+                order = self._slot_order(new)
+                if order is None:
+                    placed = new
+                else:
+                    rows, placed = rows[order], new.take(order)
+                self._insert(rows, placed, progress)
+                self._points.append(placed)
         return new.ids
 
     def remove(self, ids: ArrayLike) -> None:
@@ -282,6 +287,10 @@ class VectorIndex(ABC):
     @abstractmethod
     def _keep(self, slots: Slots, progress: Progress | None) -> None:
         """Keep only the rows in `slots`, which ascend, in that order; change nothing if it fails."""
+
+    def _slot_order(self, new: NewPoints) -> NDArray[np.int64] | None:
+        """Order in which new vectors take their slots, if not that in which they are given."""
+        return None
 
     def _tidy(self) -> None:  # noqa: B027 - most have nothing to do
         """What an index does after vectors were removed, if it does anything."""

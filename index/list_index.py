@@ -91,8 +91,11 @@ class ListIndex(TunableIndex):
 
     @property
     def _rows(self) -> NDArray[Any]:
-        """Vectors as kernels take them: float16 as its bits."""
-        rows = self._vectors.view
+        """Vectors as kernels take them."""
+        return self._for_kernels(self._vectors.view)
+
+    def _for_kernels(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Stored vectors as kernels take them: float16 as its bits."""
         return rows.view(np.uint16) if self.store == "f16" else rows
 
     def _rows_of(self, matrix: NDArray[Any]) -> NDArray[Any]:

@@ -82,6 +82,11 @@ class NewPoints(NamedTuple):
     labels: NDArray[np.float64] | None
     attributes: Mapping[str, NDArray[np.int64]]
 
+    def take(self, order: NDArray[np.int64]) -> "NewPoints":
+        """The same in another order."""
+        labels = None if self.labels is None else self.labels[order]
+        return NewPoints(self.ids[order], labels, {name: own[order] for name, own in self.attributes.items()})
+
 
 class Points:
     """The id, label, attributes and live flag of each slot."""

@@ -120,19 +120,32 @@ class WindowIndex(ListIndex):
             self._points.append(new)
 
     def retrain(self, progress: Progress | None = None) -> None:
-        """Learn partitions and codes anew from the vectors that are in the index now, in one segment."""
+        """Learn partitions and codes anew from the vectors that are in the index now, in one segment, by label."""
         with self._lock.write():
             if not self._points.size:
                 raise NotTrainedError("retrain: the index is empty; add vectors first")
             self._compact()
-            self._rebuild(self._vectors.view, Facts.of(self._points), progress)
+            points, rows = self._points, self._vectors.view
+            order = np.arange(len(rows)) if points.labels is None else np.argsort(points.labels, kind="stable")
+            facts = Facts.of(points)
+            vectors = Growable(np.ascontiguousarray(rows[order]))
+            self._rebuild(vectors, facts.take(order), progress)
+            points.keep(order)
 
-    def _rebuild(self, rows: NDArray[Any], facts: Facts, progress: Progress | None) -> None:
-        """One segment of all rows, with levels learned from them; nothing changes if it fails."""
+    def _rebuild(self, vectors: Growable, facts: Facts, progress: Progress | None) -> None:
+        """One segment of all vectors, with levels learned from them; nothing changes if it fails."""
         levels, segment = Levels.learn(
-            rows, self._rows, facts, self.metric, self.codec, self.seed, resolve_threads(self.threads), progress
-        )
-        self._levels, self._segments, self._tuned = levels, (segment,), Tuned()
+            vectors.view, self._for_kernels(vectors.view), facts, self.metric, self.codec, self.seed,
+            resolve_threads(self.threads), progress,
+        )  # fmt: skip
+        self._vectors, self._levels, self._segments, self._tuned = vectors, levels, (segment,), Tuned()
+        self._ordered = None
+
+    def _slot_order(self, new: NewPoints) -> NDArray[np.int64] | None:
+        """The first vectors by label: what is in a narrow window then lies together in memory."""
+        if self._points.slots or new.labels is None or (new.labels[1:] >= new.labels[:-1]).all():
+            return None
+        return np.argsort(new.labels, kind="stable")
 
     def _insert(self, rows: NDArray[Any], new: NewPoints, progress: Progress | None) -> None:
         present = self._points.slots
@@ -157,7 +170,7 @@ class WindowIndex(ListIndex):
         facts, levels = Facts.after(self._points, new), self._levels
         trained_on = 0 if levels is None else levels.trained_on
         if levels is None or described or (trained_on < SETTLED and len(everything) >= OUTGROWN * trained_on):
-            self._rebuild(everything, facts, progress)
+            self._rebuild(self._vectors, facts, progress)
             return
         segments = [*self._segments, levels.segment(everything[self._sealed :], self._sealed, facts, threads, progress)]
         live = np.concatenate([self._points.live, np.ones(len(new.ids), np.uint8)])
@@ -219,10 +232,17 @@ class WindowIndex(ListIndex):
         Returns
         -------
         Hits
-            Ids and exact distances, each (q, k); ties in the order in which the vectors were added.
+            Ids and exact distances, each (q, k); ties in the order of `ids`.
         """
         effort = self._search_effort(k, recall, beam=beam)
         return self._search(queries, k, window, allow, threads, where, effort)
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Ids of the vectors in the index: those of the first `add`, or all at the last `retrain`, by label, then those
+        of further ones in the order in which they were added.
+        """
+        return super().ids
 
     def count(self, window: ArrayLike) -> NDArray[np.int64]:
         """How many vectors have a label in the window, or in each of windows (q, 2); in logarithmic time."""

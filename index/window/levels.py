@@ -49,6 +49,10 @@ class Facts(NamedTuple):
         columns = points.columns[:, : points.slots] if points.attribute_names else np.empty((0, points.slots), np.int64)
         return cls(np.empty(0) if points.labels is None else points.labels, columns)
 
+    def take(self, order: NDArray[np.int64]) -> "Facts":
+        """The same in another order."""
+        return Facts(self.labels[order] if len(self.labels) else self.labels, self.columns[:, order])
+
     @classmethod
     def after(cls, points: Points, new: NewPoints) -> "Facts":
         """What they will be with these points behind the others."""

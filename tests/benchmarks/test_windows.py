@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import windows
+from benchmarks.highlights import window_table
 from benchmarks.record import RESULTS, read_document
 from benchmarks.window_report import windows_part, windows_table
 
@@ -49,6 +50,15 @@ def test_page_and_figure(folder):
     assert "after changes" in page
     for kind in ("uniform", "cluster"):
         assert (folder / f"windows-glove-20k-{kind}.png").stat().st_size > 10_000
+
+
+def test_rows_of_the_readme(folder):
+    document = read_document(folder / "windows-glove-20k.json")
+    table = window_table([document, {"kind": "lsh", "settings": document["settings"]}])
+    assert table.count("\n") == 2 + 2  # 2^0 and the mix
+    assert "paper: prefilter" in table
+    assert "**" in table.splitlines()[2]
+    assert window_table([]) == ""
 
 
 @pytest.mark.parametrize("kind", windows.LABELS)

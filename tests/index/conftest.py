@@ -44,7 +44,7 @@ def make(kind: str, metric: str = "l2", dim: int = DIM, **options):
 
 def effort(kind: str) -> dict[str, int]:
     """Arguments of a search that finds nearly all."""
-    return {"beam": 128} if kind.startswith("graph") else {"probes": 512} if kind == "lsh" else {}
+    return {"beam": 128} if kind.startswith(("graph", "window")) else {"probes": 512} if kind == "lsh" else {}
 
 
 def exact_distances(base: np.ndarray, queries: np.ndarray, metric: str) -> np.ndarray:

@@ -159,6 +159,30 @@ def test_new_vectors_are_found_at_once(data):
     assert index.info()["buffered"] == 30
 
 
+def test_vectors_lie_in_the_order_of_labels(data):
+    """Those of the first addition, and all after `retrain`; what belongs to an id goes with it."""
+    base, queries = data
+    labels = np.random.default_rng(2).permutation(COUNT)
+    index = nh.WindowIndex(DIM)
+    given = np.arange(COUNT) * 3
+    assert np.array_equal(index.add(base, ids=given, labels=labels, attributes={"part": labels % 7}), given)
+    assert np.array_equal(index.ids, given[np.argsort(labels)])
+    index.add(
+        base[:5] + 9, ids=[1, 2, 4, 5, 7], labels=[-1, 2.5, -3, 7.5, COUNT], attributes={"part": np.zeros(5, int)}
+    )
+    assert index.ids[-5:].tolist() == [1, 2, 4, 5, 7]
+    index.remove(given[:10])
+    expected = index.search(queries, k=5, window=(100, 300)).ids
+    for _ in range(2):
+        assert np.array_equal(index.vectors(given[10:60]), base[10:60])
+        assert np.array_equal(index.attributes(given[10:60])["part"], labels[10:60] % 7)
+        assert (index.search(base[10:60], k=1).ids[:, 0] == given[10:60]).all()
+        assert np.array_equal(index.search(queries, k=5, window=(100, 300), beam=300).ids, expected)
+        index.retrain()
+        assert index.ids[:2].tolist() == [4, 1]
+        assert index.ids[-1] == 7
+
+
 def test_relabel(data, tmp_path):
     base, queries = data
     index = nh.WindowIndex(DIM)
