@@ -15,8 +15,9 @@ WINDOWS = (0, 4, 8, 12, None)  # 2^-i of all vectors; the mix of all
 def window_table(documents: Sequence[Document]) -> str:
     """A table of windows of several sizes with the rates of WindowIndex and of the best others; empty without any."""
     rows = []
-    for document in sorted(documents, key=lambda document: -document["settings"]["base"][0]):
-        if document["kind"] != "windows" or document["labels"][0]["kind"] != "uniform":
+    windows = [document for document in documents if document["kind"] == "windows"]
+    for document in sorted(windows, key=lambda document: -document["settings"]["base"][0]):
+        if document["labels"][0]["kind"] != "uniform":
             continue
         entry = document["labels"][0]
         cases = {case["fraction"]: case for case in entry["cases"]}

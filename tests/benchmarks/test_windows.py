@@ -54,7 +54,7 @@ def test_page_and_figure(folder):
 
 def test_rows_of_the_readme(folder):
     document = read_document(folder / "windows-glove-20k.json")
-    table = window_table([document, {"kind": "lsh", "settings": document["settings"]}])
+    table = window_table([{"kind": "lsh"}, document])
     assert table.count("\n") == 2 + 2  # 2^0 and the mix
     assert "paper: prefilter" in table
     assert "**" in table.splitlines()[2]
