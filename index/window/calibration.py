@@ -17,13 +17,15 @@ from nearhash.index.points import unfiltered
 
 QUERIES, K = 200, 10
 # Of the neighbours that reading everything finds, this share is to be found by the lists that are read, and of those by
-# the codes that are measured: together .96.
-SHARE = 0.98
+# the codes that are measured: together .98.
+SHARE = 0.99
 MOST_CODES = 320  # measured at most
 # A level is searched in windows of about so many points for each of its lists, and no fewer than so many.
 POINTS, LEAST_POINTS = 300, 2000
-LEAST_LIMIT = 0.1
-WANTS = np.unique(np.round(K * 1.12 ** np.arange(31)).astype(np.int64))  # 10 to 300
+# Searches for the vectors themselves are easier than others, the more so the tighter the clusters are that they lie in.
+# A limit for so many lists is never below LEAST_LIMIT * lists^LIMIT_POWER, about what images need.
+LEAST_LIMIT, LIMIT_POWER = 0.3, 0.27
+WANTS = np.unique(np.round(2.5 * K * 1.12 ** np.arange(23)).astype(np.int64))  # 25 to 302
 _STREAM = 9  # of random numbers
 
 
@@ -116,7 +118,8 @@ def _reach(
         return math.inf, float(np.quantile(ranks, SHARE)) + 1
     rising = (ascending - ascending[:, :1]) * np.sqrt(np.arange(1, partition.lists + 1))
     rising /= np.maximum(farthest, np.finfo(np.float32).tiny)[:, None]
-    limit = max(LEAST_LIMIT, float(np.quantile(np.take_along_axis(rising, ranks, axis=1), SHARE)))
+    least = LEAST_LIMIT * partition.lists**LIMIT_POWER
+    limit = max(least, float(np.quantile(np.take_along_axis(rising, ranks, axis=1), SHARE)))
     return limit, float((rising <= limit).sum(axis=1).mean())
 
 

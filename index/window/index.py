@@ -225,7 +225,7 @@ class WindowIndex(ListIndex):
         ----------
         beam : int
             Effort: how many lists are read, and how many of the best codes measured exactly. Recall and time grow with
-            it; at 64 searches for the vectors themselves found 96% of their neighbours when the index was built.
+            it; at 64 searches for the vectors themselves found 98% of their neighbours when the index was built.
         recall : float, optional
             Instead of an effort: that which `tune` found for such a recall.
 

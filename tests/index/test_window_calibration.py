@@ -65,6 +65,22 @@ def test_the_default_effort_finds_most_in_every_window(data, metric, codec):
         assert np.sort(shares)[: len(shares) // 50].mean() > 0.3
 
 
+def test_queries_between_the_clusters_are_answered_too():
+    """Calibration asks for vectors of the index, whose neighbours are all in one list; those of others are in many."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((40, 48)) * 2
+    base = (centres[rng.integers(0, 40, 3000)] + rng.standard_normal((3000, 48))).astype(np.float32)
+    others = np.random.default_rng(1).standard_normal((100, 48)).astype(np.float32) * np.float32(5**0.5)
+    index = nh.WindowIndex(48)
+    index.add(base, labels=np.arange(3000))
+    away = exact_distances(base, others, "l2")
+    for low, high in ((0, 3000), (100, 1500), (100, 800)):
+        truth = low + np.argsort(away[:, low:high], axis=1)[:, :10]
+        found = index.search(others, k=10, window=(low, high)).ids
+        shares = [len(set(one) & set(other)) / 10 for one, other in zip(found.tolist(), truth.tolist(), strict=True)]
+        assert np.mean(shares) > 0.9
+
+
 def test_effort_and_scarcity_grow_what_is_read(data):
     base, _ = data
     index = nh.WindowIndex(DIM)
