@@ -183,6 +183,56 @@ def test_vectors_lie_in_the_order_of_labels(data):
         assert index.ids[-1] == 7
 
 
+def test_windows_over_lists_and_buffer(data):
+    """Wide windows are looked for in lists, what came last is measured: only what is inside, and all that is there."""
+    base, _ = data
+    index = nh.WindowIndex(DIM)
+    labels = np.random.default_rng(0).permutation(COUNT)
+    for part in (slice(0, 3000), slice(3000, COUNT)):
+        index.add(base[part], labels=labels[part])
+    new = clustered(60, 11, DIM) + 30
+    for first in (0, 20, 40):
+        ids = index.add(new[first : first + 20], labels=COUNT + np.arange(first, first + 20))
+        hits = index.search(new, k=1, window=(0, COUNT + first + 10))
+        assert hits.ids[first : first + 10, 0].tolist() == ids[:10].tolist()
+        assert not np.isin(ids[10:], hits.ids).any()
+        if first == 20:
+            index.remove(np.arange(50))
+            index.compact()
+    index.retrain()
+    hits = index.search(base[:200], k=10, window=(2000, COUNT))
+    assert (labels[hits.ids] >= 2000).all()
+    assert (index.search(new[:5], k=1).distances[:, 0] == 0).all()
+
+
+def test_a_batch_of_all_kinds_of_windows(data):
+    base, queries = data
+    labels = np.random.default_rng(1).permutation(COUNT)
+    index = nh.WindowIndex(DIM)
+    index.add(base, labels=labels)
+    widths = np.array([1, 50, 400, 2000, COUNT])[np.arange(len(queries)) % 5]
+    windows = np.stack([np.zeros(len(queries)), widths], axis=1)
+    whole = index.search(queries, k=10, window=windows)
+    for row in range(len(queries)):
+        single = index.search(queries[row], k=10, window=windows[row])
+        assert np.array_equal(single.ids, whole.ids[row : row + 1])
+    assert (
+        len(np.unique(index._plan(index._expected(index._filter(len(queries), windows, None, None)), 10, 64).models))
+        > 1
+    )
+
+
+def test_what_no_list_nearby_holds_is_found(data):
+    """Only vectors of another cluster pass: the lists that are read hold none of them."""
+    rng = np.random.default_rng(0)
+    far = np.repeat([0.0, 50.0], [4000, 2000])[:, None]
+    base = (rng.standard_normal((6000, DIM)) + far).astype(np.float32)
+    index = nh.WindowIndex(DIM)
+    index.add(base, labels=rng.permutation(6000), attributes={"part": far[:, 0].astype(int)})
+    hits = index.search(base[:20], k=10, window=(0, 5500), where=nh.where.eq("part", 50))
+    assert (hits.ids >= 4000).all()
+
+
 def test_relabel(data, tmp_path):
     base, queries = data
     index = nh.WindowIndex(DIM)
@@ -248,6 +298,8 @@ class Life(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 99))
     def begin(self, seed):
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("nearhash.index.window.index.BUFFER_BYTES", 0)  # segments of 64 vectors and more
         self.index = nh.WindowIndex(4, seed=seed)
         self.labels = {}
         self.rng = np.random.default_rng(seed)
@@ -277,6 +329,10 @@ class Life(RuleBasedStateMachine):
     @rule()
     def compact(self):
         self.index.compact()
+
+    def teardown(self):
+        if hasattr(self, "patch"):
+            self.patch.undo()
 
     @invariant()
     def every_window_is_whole(self):
