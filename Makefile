@@ -18,7 +18,8 @@ endif
 
 PROTOC := grpcio-tools==1.71.0
 TORCH := torch==2.13.0
-PROTOS := nearhash/protos/v1/tensor.proto nearhash/protos/v1/search.proto
+SERVICES := nearhash/protos/v1/search.proto nearhash/protos/v1/points.proto nearhash/protos/v1/collections.proto
+PROTOS := nearhash/protos/v1/tensor.proto $(SERVICES)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -66,7 +67,7 @@ protos: $(VENV)/.dev
 	@UV_PYTHON_DOWNLOADS=never $(BIN)/uv run --quiet --no-project --isolated --python $(BIN)/python --with $(PROTOC) \
 		python -m grpc_tools.protoc -Inearhash/protos=protos --python_out=src --pyi_out=src $(PROTOS)
 	@UV_PYTHON_DOWNLOADS=never $(BIN)/uv run --quiet --no-project --isolated --python $(BIN)/python --with $(PROTOC) \
-		python -m grpc_tools.protoc -Inearhash/protos=protos --grpc_python_out=src nearhash/protos/v1/search.proto
+		python -m grpc_tools.protoc -Inearhash/protos=protos --grpc_python_out=src $(SERVICES)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from nearhash.protos.v1 import tensor_pb2 as nearhash_dot_protos_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fnearhash/protos/v1/search.proto\x12\x0bnearhash.v1\x1a\x1fnearhash/protos/v1/tensor.proto\"\x99\x02\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12$\n\x07queries\x18\x02 \x01(\x0b\x32\x13.nearhash.v1.Tensor\x12\t\n\x01k\x18\x03 \x01(\r\x12#\n\x06window\x18\x04 \x01(\x0b\x32\x13.nearhash.v1.Tensor\x12\"\n\x05\x61llow\x18\x05 \x01(\x0b\x32\x13.nearhash.v1.Tensor\x12\x36\n\x06\x65\x66\x66ort\x18\x06 \x03(\x0b\x32&.nearhash.v1.SearchRequest.EffortEntry\x1a\x42\n\x0b\x45\x66\x66ortEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.nearhash.v1.Scalar:\x02\x38\x01\"3\n\x06Scalar\x12\x11\n\x07integer\x18\x01 \x01(\x03H\x00\x12\x0e\n\x04real\x18\x02 \x01(\x01H\x00\x42\x06\n\x04kind\"Z\n\x0eSearchResponse\x12 \n\x03ids\x18\x01 \x01(\x0b\x32\x13.nearhash.v1.Tensor\x12&\n\tdistances\x18\x02 \x01(\x0b\x32\x13.nearhash.v1.Tensor\"$\n\x0eGetInfoRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\x9d\x01\n\x0fGetInfoResponse\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0b\n\x03\x64im\x18\x03 \x01(\x04\x12\x0e\n\x06metric\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x14\n\x0c\x64\x65tails_json\x18\x06 \x01(\t\x12\'\n\x06server\x18\x07 \x01(\x0b\x32\x17.nearhash.v1.ServerInfo\"B\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12#\n\x06limits\x18\x02 \x01(\x0b\x32\x13.nearhash.v1.Limits\"m\n\x06Limits\x12\r\n\x05max_k\x18\x01 \x01(\r\x12\x10\n\x08max_rows\x18\x02 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bmax_pending\x18\x04 \x01(\r\x12\x12\n\nmax_effort\x18\x05 \x01(\x04\x32\x98\x01\n\rSearchService\x12\x41\n\x06Search\x12\x1a.nearhash.v1.SearchRequest\x1a\x1b.nearhash.v1.SearchResponse\x12\x44\n\x07GetInfo\x12\x1b.nearhash.v1.GetInfoRequest\x1a\x1c.nearhash.v1.GetInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fnearhash/protos/v1/search.proto\x12\x0bnearhash.v1\x1a\x1fnearhash/protos/v1/tensor.proto\"\x91\x03\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12$\n\x07queries\x18\x02 \x01(\x0b\x32\x13.nearhash.v1.Tensor\x12\t\n\x01k\x18\x03 \x01(\r\x12#\n\x06window\x18\x04 \x01(\x0b\x32\x13.nearhash.v1.Tensor\x12\"\n\x05\x61llow\x18\x05 \x01(\x0b\x32\x13.nearhash.v1.Tensor\x12\x36\n\x06\x65\x66\x66ort\x18\x06 \x03(\x0b\x32&.nearhash.v1.SearchRequest.EffortEntry\x12\x13\n\x0b\x66ilter_json\x18\x07 \x01(\t\x12\x14\n\x0cwindow_label\x18\x08 \x01(\t\x12\x13\n\x06recall\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rwith_payloads\x18\n \x01(\x08\x12\x14\n\x0cwith_vectors\x18\x0b \x01(\x08\x1a\x42\n\x0b\x45\x66\x66ortEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.nearhash.v1.Scalar:\x02\x38\x01\x42\t\n\x07_recall\"3\n\x06Scalar\x12\x11\n\x07integer\x18\x01 \x01(\x03H\x00\x12\x0e\n\x04real\x18\x02 \x01(\x01H\x00\x42\x06\n\x04kind\"\xa1\x01\n\x0eSearchResponse\x12 \n\x03ids\x18\x01 \x01(\x0b\x32\x13.nearhash.v1.Tensor\x12&\n\tdistances\x18\x02 \x01(\x0b\x32\x13.nearhash.v1.Tensor\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x10\n\x08payloads\x18\x04 \x03(\x0c\x12$\n\x07vectors\x18\x05 \x01(\x0b\x32\x13.nearhash.v1.Tensor\"$\n\x0eGetInfoRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\x9d\x01\n\x0fGetInfoResponse\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0b\n\x03\x64im\x18\x03 \x01(\x04\x12\x0e\n\x06metric\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x14\n\x0c\x64\x65tails_json\x18\x06 \x01(\t\x12\'\n\x06server\x18\x07 \x01(\x0b\x32\x17.nearhash.v1.ServerInfo\"B\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12#\n\x06limits\x18\x02 \x01(\x0b\x32\x13.nearhash.v1.Limits\"m\n\x06Limits\x12\r\n\x05max_k\x18\x01 \x01(\r\x12\x10\n\x08max_rows\x18\x02 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bmax_pending\x18\x04 \x01(\r\x12\x12\n\nmax_effort\x18\x05 \x01(\x04\x32\x98\x01\n\rSearchService\x12\x41\n\x06Search\x12\x1a.nearhash.v1.SearchRequest\x1a\x1b.nearhash.v1.SearchResponse\x12\x44\n\x07GetInfo\x12\x1b.nearhash.v1.GetInfoRequest\x1a\x1c.nearhash.v1.GetInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,21 +35,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHREQUEST_EFFORTENTRY']._loaded_options = None
   _globals['_SEARCHREQUEST_EFFORTENTRY']._serialized_options = b'8\001'
   _globals['_SEARCHREQUEST']._serialized_start=82
-  _globals['_SEARCHREQUEST']._serialized_end=363
-  _globals['_SEARCHREQUEST_EFFORTENTRY']._serialized_start=297
-  _globals['_SEARCHREQUEST_EFFORTENTRY']._serialized_end=363
-  _globals['_SCALAR']._serialized_start=365
-  _globals['_SCALAR']._serialized_end=416
-  _globals['_SEARCHRESPONSE']._serialized_start=418
-  _globals['_SEARCHRESPONSE']._serialized_end=508
-  _globals['_GETINFOREQUEST']._serialized_start=510
-  _globals['_GETINFOREQUEST']._serialized_end=546
-  _globals['_GETINFORESPONSE']._serialized_start=549
-  _globals['_GETINFORESPONSE']._serialized_end=706
-  _globals['_SERVERINFO']._serialized_start=708
-  _globals['_SERVERINFO']._serialized_end=774
-  _globals['_LIMITS']._serialized_start=776
-  _globals['_LIMITS']._serialized_end=885
-  _globals['_SEARCHSERVICE']._serialized_start=888
-  _globals['_SEARCHSERVICE']._serialized_end=1040
+  _globals['_SEARCHREQUEST']._serialized_end=483
+  _globals['_SEARCHREQUEST_EFFORTENTRY']._serialized_start=406
+  _globals['_SEARCHREQUEST_EFFORTENTRY']._serialized_end=472
+  _globals['_SCALAR']._serialized_start=485
+  _globals['_SCALAR']._serialized_end=536
+  _globals['_SEARCHRESPONSE']._serialized_start=539
+  _globals['_SEARCHRESPONSE']._serialized_end=700
+  _globals['_GETINFOREQUEST']._serialized_start=702
+  _globals['_GETINFOREQUEST']._serialized_end=738
+  _globals['_GETINFORESPONSE']._serialized_start=741
+  _globals['_GETINFORESPONSE']._serialized_end=898
+  _globals['_SERVERINFO']._serialized_start=900
+  _globals['_SERVERINFO']._serialized_end=966
+  _globals['_LIMITS']._serialized_start=968
+  _globals['_LIMITS']._serialized_end=1077
+  _globals['_SEARCHSERVICE']._serialized_start=1080
+  _globals['_SEARCHSERVICE']._serialized_end=1232
 # @@protoc_insertion_point(module_scope)

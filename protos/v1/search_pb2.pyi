@@ -2,12 +2,12 @@ from nearhash.protos.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "queries", "k", "window", "allow", "effort")
+    __slots__ = ("collection", "queries", "k", "window", "allow", "effort", "filter_json", "window_label", "recall", "with_payloads", "with_vectors")
     class EffortEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -21,13 +21,23 @@ class SearchRequest(_message.Message):
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     ALLOW_FIELD_NUMBER: _ClassVar[int]
     EFFORT_FIELD_NUMBER: _ClassVar[int]
+    FILTER_JSON_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_LABEL_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    WITH_PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    WITH_VECTORS_FIELD_NUMBER: _ClassVar[int]
     collection: str
     queries: _tensor_pb2.Tensor
     k: int
     window: _tensor_pb2.Tensor
     allow: _tensor_pb2.Tensor
     effort: _containers.MessageMap[str, Scalar]
-    def __init__(self, collection: _Optional[str] = ..., queries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., k: _Optional[int] = ..., window: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., allow: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., effort: _Optional[_Mapping[str, Scalar]] = ...) -> None: ...
+    filter_json: str
+    window_label: str
+    recall: float
+    with_payloads: bool
+    with_vectors: bool
+    def __init__(self, collection: _Optional[str] = ..., queries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., k: _Optional[int] = ..., window: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., allow: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., effort: _Optional[_Mapping[str, Scalar]] = ..., filter_json: _Optional[str] = ..., window_label: _Optional[str] = ..., recall: _Optional[float] = ..., with_payloads: bool = ..., with_vectors: bool = ...) -> None: ...
 
 class Scalar(_message.Message):
     __slots__ = ("integer", "real")
@@ -38,12 +48,18 @@ class Scalar(_message.Message):
     def __init__(self, integer: _Optional[int] = ..., real: _Optional[float] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("ids", "distances")
+    __slots__ = ("ids", "distances", "texts", "payloads", "vectors")
     IDS_FIELD_NUMBER: _ClassVar[int]
     DISTANCES_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
     ids: _tensor_pb2.Tensor
     distances: _tensor_pb2.Tensor
-    def __init__(self, ids: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    payloads: _containers.RepeatedScalarFieldContainer[bytes]
+    vectors: _tensor_pb2.Tensor
+    def __init__(self, ids: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., texts: _Optional[_Iterable[str]] = ..., payloads: _Optional[_Iterable[bytes]] = ..., vectors: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class GetInfoRequest(_message.Message):
     __slots__ = ("collection",)

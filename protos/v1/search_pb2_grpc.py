@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SearchServiceStub(object):
-    """Searches. Writing to collections will have a service of its own.
+    """Searches. Collections are written to by PointService.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class SearchServiceStub(object):
 
 
 class SearchServiceServicer(object):
-    """Searches. Writing to collections will have a service of its own.
+    """Searches. Collections are written to by PointService.
     """
 
     def Search(self, request, context):
@@ -87,7 +87,7 @@ def add_SearchServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SearchService(object):
-    """Searches. Writing to collections will have a service of its own.
+    """Searches. Collections are written to by PointService.
     """
 
     @staticmethod

@@ -6,12 +6,20 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2
 
-from nearhash.protos.v1 import search_pb2, tensor_pb2
+from nearhash.protos.v1 import collections_pb2, points_pb2, search_pb2, tensor_pb2
 
 protoc = pytest.importorskip("grpc_tools.protoc")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-MODULES = {"nearhash/protos/v1/search.proto": search_pb2, "nearhash/protos/v1/tensor.proto": tensor_pb2}
+MODULES = {
+    f"nearhash/protos/v1/{name}.proto": module
+    for name, module in (
+        ("collections", collections_pb2),
+        ("points", points_pb2),
+        ("search", search_pb2),
+        ("tensor", tensor_pb2),
+    )
+}
 
 
 def run_protoc(*arguments: object) -> None:
