@@ -60,6 +60,36 @@ class VersionError(CorruptIndexError):
     """A file was written in a format version that this release does not read."""
 
 
+class CorruptCollectionError(CorruptIndexError):
+    """The store of a collection is damaged; ``nearhash verify`` tells where, ``nearhash repair`` keeps what is intact."""
+
+
+class LockedError(NearhashError, RuntimeError):
+    """Another process writes to the collection; the message names it."""
+
+
+class StorageError(NearhashError, OSError):
+    """Writes to a collection have stopped, as the disk is full or has failed; nothing acknowledged is lost.
+
+    ``reason`` says why. Searches go on.
+    """
+
+    def __init__(self, message: str, reason: str = "failed") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class UnknownCollectionError(NearhashError, KeyError):
+    """There is no collection, or no snapshot, of that name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class CollectionExistsError(NearhashError, ValueError):
+    """There is a collection, or a snapshot, of that name already."""
+
+
 class MissingExtraError(NearhashError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

@@ -1,0 +1,1 @@
+"""Durable collections: the engine of the service, which is also used embedded. Never imports grpc."""
