@@ -12,7 +12,7 @@ from nearhash.index.arguments import METRICS, as_float32, as_matrix, check_count
 from nearhash.index.hits import Hits
 from nearhash.index.locks import ReadWriteLock
 from nearhash.index.metrics import normalised
-from nearhash.index.points import NewPoints, Points
+from nearhash.index.points import NewPoints, Points, SlotMask
 from nearhash.index.predicates import Predicate
 from nearhash.index.storage import read_file, refusing, write_file
 from nearhash.kernels.threads import resolve_threads
@@ -136,7 +136,7 @@ class VectorIndex(ABC):
         queries: ArrayLike,
         k: int = 10,
         window: ArrayLike | None = None,
-        allow: ArrayLike | None = None,
+        allow: ArrayLike | SlotMask | None = None,
         threads: int | None = None,
         *,
         where: Predicate | None = None,
@@ -152,7 +152,8 @@ class VectorIndex(ABC):
         window : (lo, hi) or (q, 2), optional
             Only vectors with lo <= label < hi; -inf and inf for open ends.
         allow : boolean mask or ids, optional
-            Only these vectors. ``mask[i]`` speaks of id i; ids beyond the mask are not allowed, unknown ids ignored.
+            Only these vectors. ``mask[i]`` speaks of id i; ids beyond the mask are not allowed, unknown ids ignored. Or
+            what `mask` made of either.
         threads : int, optional
             Threads to use, by default all cores. The result does not depend on it.
         where : Predicate, optional
@@ -169,7 +170,7 @@ class VectorIndex(ABC):
         queries: ArrayLike,
         k: int,
         window: ArrayLike | None,
-        allow: ArrayLike | None,
+        allow: ArrayLike | SlotMask | None,
         threads: int | None,
         where: Predicate | None,
         effort: Any = None,
@@ -182,6 +183,17 @@ class VectorIndex(ABC):
             wanted = self._filter(len(prepared), window, allow, where)
             slots, distances = self._nearest(prepared, k, wanted, effort, threads)
             return Hits(self._points.ids_of(slots), distances)
+
+    def mask(self, allow: ArrayLike) -> SlotMask:
+        """Look an ``allow`` up once, for many searches with it; adding to the index makes it useless.
+
+        Parameters
+        ----------
+        allow : boolean mask or ids
+            As for `search`, which takes the result in its place.
+        """
+        with self._lock.read():
+            return self._points.mask(allow)
 
     # --- facts ---
 
@@ -273,7 +285,9 @@ class VectorIndex(ABC):
         floats = for_kernels(as_float32(matrix, "queries"))
         return normalised(floats) if self.metric == "cosine" else floats
 
-    def _filter(self, queries: int, window: ArrayLike | None, allow: ArrayLike | None, where: Predicate | None) -> Any:
+    def _filter(
+        self, queries: int, window: ArrayLike | None, allow: ArrayLike | SlotMask | None, where: Predicate | None
+    ) -> Any:
         """What `_nearest` gets as `wanted`; for an index that filters in a way of its own to override."""
         return self._points.filter(queries, window, allow, where)
 

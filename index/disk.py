@@ -17,7 +17,7 @@ from nearhash.index.disk_lists import PAGE, Layout, ListFile, Traffic, page_star
 from nearhash.index.graph import GraphIndex
 from nearhash.index.hits import Hits
 from nearhash.index.metrics import norms
-from nearhash.index.points import Filter, NewPoints, Points
+from nearhash.index.points import Filter, NewPoints, Points, SlotMask
 from nearhash.index.predicates import Predicate
 from nearhash.index.storage import Left, read_file_without, refusing, take_tensor
 from nearhash.kernels.disk_scan import scan_read
@@ -238,7 +238,7 @@ class DiskIndex(VectorIndex):
         queries: ArrayLike,
         k: int = 10,
         window: ArrayLike | None = None,
-        allow: ArrayLike | None = None,
+        allow: ArrayLike | SlotMask | None = None,
         threads: int | None = None,
         *,
         where: Predicate | None = None,

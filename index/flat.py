@@ -12,7 +12,7 @@ from nearhash.index.base import Progress, Slots, VectorIndex
 from nearhash.index.exact import exact_search, range_search
 from nearhash.index.hits import Hits, RangeHits
 from nearhash.index.metrics import inverse_norms
-from nearhash.index.points import Filter, NewPoints
+from nearhash.index.points import Filter, NewPoints, SlotMask
 from nearhash.index.predicates import Predicate
 from nearhash.index.storage import take_tensor
 from nearhash.kernels.threads import resolve_threads
@@ -85,7 +85,7 @@ class FlatIndex(VectorIndex):
         queries: ArrayLike,
         k: int = 10,
         window: ArrayLike | None = None,
-        allow: ArrayLike | None = None,
+        allow: ArrayLike | SlotMask | None = None,
         threads: int | None = None,
         *,
         where: Predicate | None = None,
@@ -103,7 +103,7 @@ class FlatIndex(VectorIndex):
         queries: ArrayLike,
         radius: float,
         window: ArrayLike | None = None,
-        allow: ArrayLike | None = None,
+        allow: ArrayLike | SlotMask | None = None,
         threads: int | None = None,
         *,
         where: Predicate | None = None,

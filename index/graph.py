@@ -13,7 +13,7 @@ from nearhash.index.codecs import make_codec
 from nearhash.index.exact import exact_search
 from nearhash.index.hits import Hits
 from nearhash.index.metrics import norms
-from nearhash.index.points import Filter, NewPoints
+from nearhash.index.points import Filter, NewPoints, SlotMask
 from nearhash.index.predicates import Predicate
 from nearhash.index.storage import take_tensor
 from nearhash.index.tune import Space, TunableIndex
@@ -147,7 +147,7 @@ class GraphIndex(TunableIndex):
         queries: ArrayLike,
         k: int = 10,
         window: ArrayLike | None = None,
-        allow: ArrayLike | None = None,
+        allow: ArrayLike | SlotMask | None = None,
         threads: int | None = None,
         *,
         where: Predicate | None = None,
@@ -195,8 +195,9 @@ class GraphIndex(TunableIndex):
             # All nodes can be reached, so a pool of at least k ends with min(k, nodes) of them.
             self._walk(encoded, prepared, np.full(count, min(beam, nodes)), rerank, wanted, results, threads)
             return results.slots, results.distances
-        # Rounded up to powers of two, so that a pool is not made for every query of its own size.
-        widening = 2.0 ** np.ceil(np.log2(nodes / np.maximum(wanted.counts, 1)))
+        # Rounded up to powers of two, so that a pool is not made for every query of its own size; a few removed vectors
+        # are no reason to look at twice as many.
+        widening = 2.0 ** np.ceil(np.log2(nodes / np.maximum(wanted.counts, 1)) - 0.125)
         beams = np.minimum(beam * widening, nodes).astype(np.int64)
         scanned = wanted.counts.astype(np.float64) ** 2 <= SCAN_SHARE * beam * self.degree * nodes
         scanned &= wanted.counts < nodes

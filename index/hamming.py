@@ -13,7 +13,7 @@ from nearhash.index.base import Progress, Slots, VectorIndex
 from nearhash.index.hamming_scan import nearest_codes, within_radius
 from nearhash.index.hamming_tables import Tables, estimated_cost, scan_cost, substrings_for
 from nearhash.index.hits import Hits, RangeHits
-from nearhash.index.points import Filter, NewPoints
+from nearhash.index.points import Filter, NewPoints, SlotMask
 from nearhash.index.predicates import Predicate
 from nearhash.index.storage import take_tensor
 from nearhash.kernels.multi_index import MAX_SUBSTRING
@@ -132,7 +132,7 @@ class HammingIndex(VectorIndex):
         queries: ArrayLike,
         k: int = 10,
         window: ArrayLike | None = None,
-        allow: ArrayLike | None = None,
+        allow: ArrayLike | SlotMask | None = None,
         threads: int | None = None,
         *,
         where: Predicate | None = None,
@@ -208,7 +208,7 @@ class HammingIndex(VectorIndex):
         queries: ArrayLike,
         radius: float,
         window: ArrayLike | None = None,
-        allow: ArrayLike | None = None,
+        allow: ArrayLike | SlotMask | None = None,
         threads: int | None = None,
         *,
         where: Predicate | None = None,

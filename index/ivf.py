@@ -15,7 +15,7 @@ from nearhash.index.inverted import Entries, InvertedLists
 from nearhash.index.ivf_model import LEAST_SAMPLE, Model
 from nearhash.index.list_index import Expected, ListIndex, Plan
 from nearhash.index.partition import Partition, draw_sample
-from nearhash.index.points import NewPoints
+from nearhash.index.points import NewPoints, SlotMask
 from nearhash.index.predicates import Predicate
 from nearhash.index.tune import Space
 from nearhash.index.tuned import Tuned
@@ -235,7 +235,7 @@ class IVFIndex(ListIndex):
         queries: ArrayLike,
         k: int = 10,
         window: ArrayLike | None = None,
-        allow: ArrayLike | None = None,
+        allow: ArrayLike | SlotMask | None = None,
         threads: int | None = None,
         *,
         where: Predicate | None = None,

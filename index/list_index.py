@@ -16,7 +16,7 @@ from nearhash.index.inverted import InvertedLists
 from nearhash.index.ivf_model import Model
 from nearhash.index.list_codes import make_list_codes
 from nearhash.index.list_scan import ListScanner, Wanted
-from nearhash.index.points import Filter
+from nearhash.index.points import Filter, SlotMask
 from nearhash.index.predicates import Predicate
 from nearhash.index.storage import take_tensor
 from nearhash.index.tune import TunableIndex
@@ -115,7 +115,7 @@ class ListIndex(TunableIndex):
     # --- search ---
 
     def _filter(
-        self, queries: int, window: ArrayLike | None, allow: ArrayLike | None, where: Predicate | None
+        self, queries: int, window: ArrayLike | None, allow: ArrayLike | SlotMask | None, where: Predicate | None
     ) -> Wanted:
         """Predicates are evaluated in the lists; they become a mask of all vectors only for exact scans."""
         program = None if where is None else self._points.program(where)

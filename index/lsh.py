@@ -17,7 +17,7 @@ from nearhash.index.exact import exact_search
 from nearhash.index.hits import Hits
 from nearhash.index.lsh_tables import Tables
 from nearhash.index.metrics import normalised, norms
-from nearhash.index.points import Filter, NewPoints
+from nearhash.index.points import Filter, NewPoints, SlotMask
 from nearhash.index.predicates import Predicate
 from nearhash.index.storage import take_tensor
 from nearhash.index.tune import Space, TunableIndex
@@ -203,7 +203,7 @@ class LSHIndex(TunableIndex):
         queries: ArrayLike,
         k: int = 10,
         window: ArrayLike | None = None,
-        allow: ArrayLike | None = None,
+        allow: ArrayLike | SlotMask | None = None,
         threads: int | None = None,
         *,
         where: Predicate | None = None,

@@ -75,6 +75,18 @@ def unfiltered(queries: int, slots: int) -> Filter:
     return Filter(_NO_MASK, _NO_LABELS, _NO_WINDOWS, _NO_EDGES, np.full(queries, slots, np.int64), Points())
 
 
+class SlotMask:
+    """An ``allow`` that was looked up in an index once, for any number of searches until the index changes.
+
+    Made by `VectorIndex.mask`.
+    """
+
+    def __init__(self, points: "Points", allowed: NDArray[np.uint8]) -> None:
+        self.points = points
+        self.allowed = allowed
+        self.before: NDArray[np.int64] | None = None  # how many are allowed before each place in the order of labels
+
+
 class NewPoints(NamedTuple):
     """What belongs to new vectors, checked: ids (n,), labels (n,) or None, attributes (n,) by name, maybe none."""
 
@@ -305,7 +317,7 @@ class Points:
         self,
         queries: int,
         window: ArrayLike | None = None,
-        allow: ArrayLike | None = None,
+        allow: "ArrayLike | SlotMask | None" = None,
         where: Predicate | None = None,
     ) -> Filter:
         """The filter that these arguments of a search mean together, removed vectors always excluded."""
@@ -321,7 +333,7 @@ class Points:
             windows = as_windows(window, queries)
             labels = np.full(self.slots, np.nan) if self._labels is None else self._labels.view
             edges = np.searchsorted(self.label_order()[1], windows)
-            counts = self._count_windows(edges, mask, only_live=where is None and allow is None)
+            counts = self._count_windows(edges, mask, self._before(mask, where, allow))
             if len(edges) and (edges == (0, self.slots)).all():  # every vector is inside: there is nothing to look at
                 labels, windows, edges = _NO_LABELS, _NO_WINDOWS, _NO_EDGES
         else:
@@ -329,16 +341,32 @@ class Points:
             counts = np.full(queries, matches, np.int64)
         return Filter(mask, labels, windows, edges, counts, self)
 
-    def _count_windows(self, edges: NDArray[np.int64], mask: NDArray[np.uint8], only_live: bool) -> NDArray[np.int64]:
-        """(q,) slots of the mask between edges in the order of labels; `only_live`: it forbids removed ones alone."""
+    def _before(
+        self, mask: NDArray[np.uint8], where: Predicate | None, allow: "ArrayLike | SlotMask | None"
+    ) -> NDArray[np.int64] | None:
+        """(n + 1,) slots of the mask before each place in the order of labels, where that is kept between searches."""
+        if where is not None or not len(mask):
+            return None
+        if allow is None:
+            if self._live_before is None:
+                self._live_before = _counts_before(mask[self.label_order()[0]])
+            return self._live_before
+        if isinstance(allow, SlotMask) and not self._dead:
+            if allow.before is None:
+                allow.before = _counts_before(mask[self.label_order()[0]])
+            return allow.before
+        return None
+
+    def _count_windows(
+        self, edges: NDArray[np.int64], mask: NDArray[np.uint8], kept: NDArray[np.int64] | None
+    ) -> NDArray[np.int64]:
+        """(q,) slots of the mask between edges in the order of labels; `kept`: what `_before` has."""
         order, _ = self.label_order()
         first, last = edges[:, 0], edges[:, 1]
         if not len(mask) or not len(edges):
             return last - first
-        if only_live:
-            if self._live_before is None:
-                self._live_before = _counts_before(mask[order])
-            return self._live_before[last] - self._live_before[first]
+        if kept is not None:
+            return kept[last] - kept[first]
         lowest, highest = int(first.min()), int(last.max())
         before = _counts_before(mask[order[lowest:highest]])
         return before[last - lowest] - before[first - lowest]
@@ -353,10 +381,22 @@ class Points:
             last = self._last_where = (where, mask)
         return last[1]
 
-    def _allowed(self, allow: ArrayLike) -> NDArray[np.uint8]:
+    def mask(self, allow: ArrayLike) -> SlotMask:
+        """An ``allow`` for many searches, see `SlotMask`."""
+        return SlotMask(self, self._allowed(allow))
+
+    def _allowed(self, allow: "ArrayLike | SlotMask") -> NDArray[np.uint8]:
+        if isinstance(allow, SlotMask):
+            if allow.points is not self or len(allow.allowed) != self.slots:
+                raise InvalidArgumentError(
+                    "allow: expected a mask of this index as it is, got one of another, or older"
+                )
+            return allow.allowed & self.live if self._dead else allow.allowed
         array = np.asarray(allow)
         if array.ndim != 1:
             raise InvalidArgumentError(f"allow: expected a mask or ids of one dimension, got shape {array.shape}")
+        if array.dtype == np.bool_ and self._consecutive and len(array) == self.slots:
+            return array.view(np.uint8) & self.live
         if array.dtype == np.bool_:
             inside = self.ids < len(array)
             mask = np.zeros(self.slots, np.uint8)

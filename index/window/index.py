@@ -15,7 +15,7 @@ from nearhash.index.inverted import InvertedLists
 from nearhash.index.ivf_model import Model
 from nearhash.index.list_index import Distances, Expected, ListIndex, Plan, Slots32
 from nearhash.index.list_scan import Wanted
-from nearhash.index.points import NewPoints
+from nearhash.index.points import NewPoints, SlotMask
 from nearhash.index.predicates import Predicate
 from nearhash.index.tune import Space
 from nearhash.index.tuned import Tuned
@@ -212,7 +212,7 @@ class WindowIndex(ListIndex):
         queries: ArrayLike,
         k: int = 10,
         window: ArrayLike | None = None,
-        allow: ArrayLike | None = None,
+        allow: ArrayLike | SlotMask | None = None,
         threads: int | None = None,
         *,
         where: Predicate | None = None,

@@ -61,7 +61,7 @@ class VersionError(CorruptIndexError):
 
 
 class CorruptCollectionError(CorruptIndexError):
-    """The store of a collection is damaged; ``nearhash verify`` tells where, ``nearhash repair`` keeps what is intact."""
+    """A collection is damaged; ``nearhash verify`` tells where, ``nearhash repair`` keeps what is intact."""
 
 
 class LockedError(NearhashError, RuntimeError):
