@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from nearhash.errors import InvalidArgumentError
+from nearhash.index.arguments import MAX_DIM
+from nearhash.service.security.transport import TransportConfig
 
 _LARGEST_MESSAGE = 2**31 - 1  # gRPC keeps message lengths in an int32
+_HIGHEST = {"max_dim": MAX_DIM, "max_payload_depth": 200}  # Python's parser of JSON goes some 990 deep
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on one request; beyond them it is refused with a message that names the bound.
+    """Bounds on one request, and on what it may make; beyond them it is refused with a message that names the bound.
 
     Parameters
     ----------
@@ -25,6 +29,22 @@ class Limits:
         Requests accepted and not yet answered, running ones included; further ones get RESOURCE_EXHAUSTED.
     max_effort
         Any integer effort, such as ``beam``: it sizes a buffer per query.
+    max_dim
+        Dimension of a new collection.
+    max_collections
+        Collections of a server.
+    max_batch
+        Points of an upsert.
+    max_ids
+        Ids of a request to get or delete.
+    max_payload_bytes
+        Bytes of one point's payload.
+    max_payload_depth
+        Objects and lists within each other in a payload.
+    max_texts
+        Texts of a request to sketch or look up.
+    max_text_bytes
+        Bytes of one of them, in UTF-8.
     """
 
     max_k: int = 10_000
@@ -32,10 +52,18 @@ class Limits:
     max_message_bytes: int = 64 * 2**20
     max_pending: int = 256
     max_effort: int = 100_000
+    max_dim: int = MAX_DIM
+    max_collections: int = 1_000
+    max_batch: int = 65_536
+    max_ids: int = 65_536
+    max_payload_bytes: int = 2**20
+    max_payload_depth: int = 32
+    max_texts: int = 8_192
+    max_text_bytes: int = 2**20
 
     def __post_init__(self) -> None:
         for bound in fields(self):
-            _check_integer(bound.name, getattr(self, bound.name), 1, _LARGEST_MESSAGE)
+            _check_integer(bound.name, getattr(self, bound.name), 1, _HIGHEST.get(bound.name, _LARGEST_MESSAGE))
 
 
 @dataclass(frozen=True)
@@ -54,6 +82,12 @@ class ServerConfig:
         Seconds that accepted requests get to finish when the server is told to stop.
     collection
         Name of what is served; requests may name it or leave the name empty.
+    transport
+        How connections are encrypted.
+    keys
+        File of API keys; None lets everybody in. `transport.check_permissions` speaks of it, too.
+    audit
+        File for the audit log; None for no such log.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -61,6 +95,9 @@ class ServerConfig:
     search_threads: int = 1
     grace: float = 30.0
     collection: str = "default"
+    transport: TransportConfig = field(default_factory=TransportConfig)
+    keys: Path | None = None
+    audit: Path | None = None
 
     def __post_init__(self) -> None:
         if self.workers is not None:
