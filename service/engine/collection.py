@@ -51,8 +51,8 @@ Event = Callable[[str, dict[str, Any]], None]
 Answer = TypeVar("Answer")
 
 MAX_REQUEST_ID = 128  # bytes
+_SETTINGS = ("dim", "metric", "labels", "index", "index_options", "seal_at")
 _BUFFERS = 16  # times `seal_at` that the buffer may hold before writes wait for it to be sealed
-_BATCH = 10_000  # points of one transaction of `upsert`, for larger ones would hold back others
 
 
 class Collection:
@@ -186,6 +186,10 @@ class Collection:
     def settings(self) -> dict[str, Any]:
         """What the collection was made with, ready for JSON."""
         return self._settings.document()
+
+    def check_settings(self, **given: Any) -> None:
+        """Raise InvalidArgumentError unless these settings, where they are not None, are those of the collection."""
+        _check_agree(self._folder, self._settings, _given(**{**dict.fromkeys(_SETTINGS), **given}))
 
     def __len__(self) -> int:
         return sum(view.count for view in self._current())

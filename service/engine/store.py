@@ -25,7 +25,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from nearhash.errors import CorruptCollectionError, StorageError, VersionError
+from nearhash.errors import ClosedError, CorruptCollectionError, StorageError, VersionError
 from nearhash.service.engine.failpoints import reach
 from nearhash.service.engine.results import PointId
 from nearhash.service.engine.settings import Settings
@@ -97,7 +97,7 @@ class Position(NamedTuple):
 # --- checksums ---
 
 
-def _crc(*parts: bytes | int | str | None) -> int:
+def checksum(*parts: bytes | int | str | None) -> int:
     """CRC32C over values and their lengths, so that moving a byte from one to the next changes it."""
     pieces = []
     for part in parts:
@@ -111,9 +111,9 @@ def _crc(*parts: bytes | int | str | None) -> int:
     return int(google_crc32c.value(b"".join(pieces)))
 
 
-def _checked_crc(what: str, stored: Any, *parts: bytes | int | str | None) -> None:
+def _check(what: str, stored: Any, *parts: bytes | int | str | None) -> None:
     try:
-        right = stored == _crc(*parts)
+        right = stored == checksum(*parts)
     except (struct.error, TypeError, UnicodeEncodeError):
         right = False
     if not right:
@@ -133,6 +133,8 @@ def _speaking_of(path: Path) -> Iterator[None]:
 
 def _translated(error: sqlite3.Error, path: Path) -> Exception:
     text = str(error)
+    if "closed database" in text:
+        return ClosedError(f"{path}: the collection was closed")
     if "full" in text:
         return StorageError(f"{path}: the disk is full; the write was not carried out", "disk full")
     if "malformed" in text or "not a database" in text or "no such" in text or "decode" in text:
@@ -281,7 +283,7 @@ class Store:
         found = connection.execute("SELECT value, crc FROM meta WHERE key = ?", (key,)).fetchone()
         if found is None:
             return None
-        _checked_crc(f"{self.path}: {key}", found[1], key, found[0])
+        _check(f"{self.path}: {key}", found[1], key, found[0])
         return str(found[0])
 
     def read_meta(self, key: str) -> str | None:
@@ -300,7 +302,7 @@ class Store:
         """Sealed segments by the rows in them, oldest first."""
         entries = []
         for *values, crc in connection.execute("SELECT * FROM segments ORDER BY first_row"):
-            _checked_crc(f"{self.path}: segment {values[0]}", crc, *values)
+            _check(f"{self.path}: segment {values[0]}", crc, *values)
             entries.append(SegmentEntry(*values))
         return entries
 
@@ -308,7 +310,7 @@ class Store:
         """(m,) dead rows, ascending; with `after` those that died in later writes."""
         rows = []
         for row, sequence, crc in connection.execute("SELECT * FROM deaths WHERE sequence > ? ORDER BY row", (after,)):
-            _checked_crc(f"{self.path}: death of row {row}", crc, row, sequence)
+            _check(f"{self.path}: death of row {row}", crc, row, sequence)
             rows.append(row)
         return np.array(rows, np.int64)
 
@@ -332,7 +334,7 @@ class Store:
 
     def _point(self, record: tuple[Any, ...]) -> StoredPoint:
         row, own, labels, payload, crc = record
-        _checked_crc(f"{self.path}: row {row}", crc, row, own, labels, payload)
+        _check(f"{self.path}: row {row}", crc, row, own, labels, payload)
         return StoredPoint(row, own, np.frombuffer(labels or b"", "<f8"), payload)
 
     def payloads(self, rows: NDArray[np.int64]) -> list[bytes | None]:
@@ -366,7 +368,7 @@ class Store:
         matrix = np.empty((len(rows), self.settings.dim), np.float32)
         width, found = 4 * self.settings.dim, 0
         for row, data, crc in self._records(connection, "SELECT row, data, crc FROM vectors", rows):
-            _checked_crc(f"{self.path}: vector of row {row}", crc, row, data)
+            _check(f"{self.path}: vector of row {row}", crc, row, data)
             if len(data) != width or found == len(rows) or row != rows[found]:
                 raise CorruptCollectionError(f"{self.path}: vector of row {row} is not the one expected")
             matrix[found] = np.frombuffer(data, "<f4")
@@ -476,14 +478,14 @@ class Transaction:
         connection.executemany(
             "INSERT INTO points VALUES (?, ?, ?, ?, ?)",
             [
-                (row, own, label, payload, _crc(row, own, label, payload))
+                (row, own, label, payload, checksum(row, own, label, payload))
                 for row, own, label, payload in zip(rows, new.ids, texts, new.payloads, strict=True)
             ],
         )
         data = [vector.tobytes() for vector in new.vectors.astype("<f4", copy=False)]
         connection.executemany(
             "INSERT INTO vectors VALUES (?, ?, ?)",
-            [(row, one, _crc(row, one)) for row, one in zip(rows, data, strict=True)],
+            [(row, one, checksum(row, one)) for row, one in zip(rows, data, strict=True)],
         )
         connection.executemany("INSERT OR REPLACE INTO ids VALUES (?, ?)", zip(new.ids, rows, strict=True))
         return first, replaced
@@ -500,7 +502,7 @@ class Transaction:
     def _bury(self, rows: list[int]) -> None:
         sequence = self.position.sequence
         self._connection.executemany(
-            "INSERT INTO deaths VALUES (?, ?, ?)", [(row, sequence, _crc(row, sequence)) for row in rows]
+            "INSERT INTO deaths VALUES (?, ?, ?)", [(row, sequence, checksum(row, sequence)) for row in rows]
         )
 
     def answer_of(self, request_id: str) -> Any:
@@ -509,7 +511,7 @@ class Transaction:
         found = self._connection.execute(query, (request_id,)).fetchone()
         if found is None:
             return None
-        _checked_crc(f"{self._store.path}: request {request_id}", found[1], request_id, found[0])
+        _check(f"{self._store.path}: request {request_id}", found[1], request_id, found[0])
         return json.loads(found[0])
 
     def remember(self, request_id: str, answer: Sequence[int]) -> None:
@@ -517,7 +519,7 @@ class Transaction:
         text = json.dumps(list(answer))
         cursor = self._connection.execute(
             "INSERT INTO requests (request_id, answer, crc) VALUES (?, ?, ?)",
-            (request_id, text, _crc(request_id, text)),
+            (request_id, text, checksum(request_id, text)),
         )
         self._connection.execute("DELETE FROM requests WHERE number <= ?", ((cursor.lastrowid or 0) - _REMEMBERED,))
 
@@ -532,7 +534,7 @@ class Transaction:
         connection = self._connection
         connection.executemany("DELETE FROM segments WHERE number = ?", [(entry.number,) for entry in old])
         if new is not None:
-            connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)", (*new, _crc(*new)))
+            connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)", (*new, checksum(*new)))
         marks = [(row,) for row in gone.tolist()]
         for table in ("points", "vectors", "deaths"):
             connection.executemany(f"DELETE FROM {table} WHERE row = ?", marks)
@@ -553,7 +555,7 @@ class Transaction:
 
 
 def _set_meta(connection: sqlite3.Connection, key: str, value: str) -> None:
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, _crc(key, value)))
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, checksum(key, value)))
 
 
 UPGRADES: dict[int, Any] = {}

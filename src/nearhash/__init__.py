@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from nearhash.index.load import load
     from nearhash.index.minhash_lsh import MinHashLSH
     from nearhash.service.client import Client
+    from nearhash.service.engine.collection import Collection
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Client": "nearhash.service.client",
+    "Collection": "nearhash.service.engine.collection",
     "DiskIndex": "nearhash.index.disk",
     "FlatIndex": "nearhash.index.flat",
     "GraphIndex": "nearhash.index.graph",
@@ -45,6 +47,7 @@ _MODULES = ("errors", "hashing", "where")
 
 __all__ = [
     "Client",
+    "Collection",
     "DiskIndex",
     "FlatIndex",
     "GraphIndex",
