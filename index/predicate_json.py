@@ -7,7 +7,7 @@ from operator import and_, or_
 from typing import Any
 
 from nearhash.errors import InvalidArgumentError
-from nearhash.index.predicates import MAX_DEPTH, MAX_TERMS, AnyBits, Eq, Predicate, Range, isin
+from nearhash.index.predicates import MAX_DEPTH, MAX_TERMS, AnyBits, Eq, Exists, Predicate, Range, isin
 
 MAX_CHARACTERS = 1 << 20
 
@@ -44,12 +44,16 @@ def _predicate(document: Any, depth: int) -> Predicate:
     ((name, value),) = document.items()
     if name in _TESTS:
         make, size = _TESTS[name]
+        if name == "exists":
+            value = [value]
         if not isinstance(value, list) or len(value) != size or not isinstance(value[0], str):
             raise InvalidArgumentError(f"where: {name!r}: expected a list of {size}, a name first, got {_short(value)}")
-        _check_numbers(value[1:], name)
+        _check_values(value[1:], name)
         return make(*value)
     if name not in ("and", "or", "not"):
-        raise InvalidArgumentError(f"where: expected eq, in, range, any_bits, and, or or not, got {_short(name)}")
+        raise InvalidArgumentError(
+            f"where: expected eq, in, range, exists, any_bits, and, or or not, got {_short(name)}"
+        )
     if depth == 0:
         raise InvalidArgumentError(f"where: expected combinations nested at most {MAX_DEPTH} deep")
     if name == "not":
@@ -64,14 +68,16 @@ _TESTS: dict[str, tuple[Callable[..., Predicate], int]] = {
     "in": (isin, 2),
     "range": (Range, 3),
     "any_bits": (AnyBits, 2),
+    "exists": (Exists, 1),
 }
 
 
-def _check_numbers(values: list[Any], name: str) -> None:
-    """JSON knows more types than a test takes: only integers, null as an end of a range and the list of an "in"."""
-    numbers = values[0] if name == "in" else [value for value in values if not (name == "range" and value is None)]
-    if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
-        raise InvalidArgumentError(f"where: {name!r}: expected integers, got {_short(values)}")
+def _check_values(values: list[Any], name: str) -> None:
+    """JSON knows more types than a test takes: only numbers, texts, booleans; null as an end of a range."""
+    own = values[0] if name == "in" else [value for value in values if not (name == "range" and value is None)]
+    kinds = (int,) if name == "any_bits" else (int, float, str, bool)
+    if not isinstance(own, list) or not all(type(value) in kinds for value in own):
+        raise InvalidArgumentError(f"where: {name!r}: expected numbers or texts, got {_short(values)}")
 
 
 def _short(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nearhash.errors import InvalidArgumentError
-from nearhash.index.attributes import check_name, integers
+from nearhash.index.attributes import integers
 
 LEAST, MOST = -(2**63), 2**63 - 1  # what an attribute can be
 MAX_DEPTH = 16
 MAX_TERMS = 1024
 MAX_VALUES = 1 << 20
+MAX_NAME = 256  # bytes
+MAX_TEXT = 4096  # characters
+
+Value = int | float | str
 
 
 class Predicate(ABC):
@@ -57,7 +61,7 @@ class Test(Predicate):
     column: str
 
     def __post_init__(self) -> None:
-        check_name(self.column, "where")
+        check_field(self.column)
 
     def columns(self) -> Iterator[str]:
         yield self.column
@@ -67,14 +71,14 @@ class Test(Predicate):
 class Eq(Test):
     """The attribute is `value`."""
 
-    value: int
+    value: Value
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "value", as_int(self.value, "where.eq", LEAST, MOST))
+        object.__setattr__(self, "value", as_value(self.value, "where.eq"))
 
     def __repr__(self) -> str:
-        return f"where.eq({self.column!r}, {self.value})"
+        return f"where.eq({self.column!r}, {self.value!r})"
 
     def document(self) -> dict[str, Any]:
         return {"eq": [self.column, self.value]}
@@ -82,9 +86,9 @@ class Eq(Test):
 
 @dataclass(frozen=True, repr=False)
 class IsIn(Test):
-    """The attribute is one of `values`, which are distinct and ascend."""
+    """The attribute is one of `values`, which are distinct and ascend, numbers before texts."""
 
-    values: tuple[int, ...]
+    values: tuple[Value, ...]
 
     def __repr__(self) -> str:
         return f"where.isin({self.column!r}, {list(self.values)})"
@@ -97,23 +101,39 @@ class IsIn(Test):
 class Range(Test):
     """lo <= attribute < hi; None stands for an open end."""
 
-    lo: int | None
-    hi: int | None
+    lo: Value | None
+    hi: Value | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("lo", "hi"):
             bound = getattr(self, name)
             if bound is not None:
-                object.__setattr__(self, name, as_int(bound, f"where.range {name}", LEAST, MOST + 1))
-        if self.lo is not None and self.hi is not None and self.lo > self.hi:
-            raise InvalidArgumentError(f"where.range: expected lo <= hi, got [{self.lo}, {self.hi})")
+                object.__setattr__(self, name, as_value(bound, f"where.range {name}", MOST + 1))
+        lo, hi = self.lo, self.hi
+        if lo is None or hi is None:
+            return
+        if isinstance(lo, str) != isinstance(hi, str):
+            raise InvalidArgumentError(f"where.range: expected two numbers or two texts, got {lo!r:.80} and {hi!r:.80}")
+        if lo > hi:  # type: ignore[operator]  # of one kind, as was just seen
+            raise InvalidArgumentError(f"where.range: expected lo <= hi, got [{lo}, {hi})")
 
     def __repr__(self) -> str:
-        return f"where.range({self.column!r}, {self.lo}, {self.hi})"
+        return f"where.range({self.column!r}, {self.lo!r}, {self.hi!r})"
 
     def document(self) -> dict[str, Any]:
         return {"range": [self.column, self.lo, self.hi]}
+
+
+@dataclass(frozen=True, repr=False)
+class Exists(Test):
+    """The field is there and not null; for payloads of collections."""
+
+    def __repr__(self) -> str:
+        return f"where.exists({self.column!r})"
+
+    def document(self) -> dict[str, Any]:
+        return {"exists": self.column}
 
 
 @dataclass(frozen=True, repr=False)
@@ -208,19 +228,48 @@ def _measure(predicate: Predicate, parts: Sequence[Predicate]) -> None:
 
 
 def isin(column: str, values: ArrayLike) -> IsIn:
-    """The attribute is one of `values`, (m,) integers."""
-    array = integers(values, "where.isin")
-    if array.ndim != 1 or len(array) > MAX_VALUES:
+    """The attribute is one of `values`, (m,) integers, or for payloads numbers and texts."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidArgumentError(f"where.isin: expected values of one dimension, got {values!r:.80}")
+    given: Any = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    wrong = not isinstance(given, list) or any(isinstance(one, list | tuple | np.ndarray) for one in given)
+    if wrong or len(given) > MAX_VALUES:
         raise InvalidArgumentError(
-            f"where.isin: expected values of one dimension, at most {MAX_VALUES:,}, got shape {array.shape}"
+            f"where.isin: expected values of one dimension, at most {MAX_VALUES:,}, got shape {np.shape(values)}"
         )
-    return IsIn(column, tuple(np.unique(array).tolist()))
+    if any(isinstance(one, str | float | np.floating) for one in given):
+        distinct = {as_value(one, "where.isin") for one in given}
+        return IsIn(column, tuple(sorted(distinct, key=lambda one: (isinstance(one, str), one))))
+    return IsIn(column, tuple(np.unique(integers(given, "where.isin")).tolist()))
+
+
+def check_field(name: Any) -> str:
+    """A name that an attribute or a field of a payload may have."""
+    if not isinstance(name, str) or not 1 <= len(name.encode(errors="replace")) <= MAX_NAME or not name.isprintable():
+        raise InvalidArgumentError(f"where: expected printable names of 1 to {MAX_NAME} bytes, got {name!r:.80}")
+    return name
+
+
+def as_value(value: Any, name: str, most: int = MOST) -> Value:
+    """A value to compare with: an integer or bool as int, a finite float, as int where it is whole, or a text."""
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            raise InvalidArgumentError(
+                f"{name}: expected a text of at most {MAX_TEXT:,} characters, got {len(value):,}"
+            )
+        return str(value)
+    if isinstance(value, float | np.floating):
+        if not np.isfinite(value):
+            raise InvalidArgumentError(f"{name}: expected a finite number, got {value}")
+        whole = float(value).is_integer() and LEAST <= value <= MOST
+        return int(value) if whole else float(value)
+    return as_int(value, name, LEAST, most)
 
 
 def as_int(value: Any, name: str, least: int, most: int) -> int:
     """An integer or bool as int."""
     if not isinstance(value, int | np.integer | np.bool_):
-        raise InvalidArgumentError(f"{name}: expected an integer, got {value!r:.80}")
+        raise InvalidArgumentError(f"{name}: expected a number or a text, got {value!r:.80}")
     if not least <= int(value) <= most:
         raise InvalidArgumentError(f"{name}: expected an integer from {least} to {most}, got {int(value)}")
     return int(value)
