@@ -10,7 +10,7 @@ from nearhash.index.arguments import MAX_DIM
 from nearhash.service.security.transport import TransportConfig
 
 _LARGEST_MESSAGE = 2**31 - 1  # gRPC keeps message lengths in an int32
-_HIGHEST = {"max_dim": MAX_DIM, "max_payload_depth": 200}  # Python's parser of JSON goes some 990 deep
+_HIGHEST = {"max_dim": MAX_DIM, "max_payload_bytes": 2**20, "max_payload_depth": 32}  # collections take no more
 
 
 @dataclass(frozen=True)

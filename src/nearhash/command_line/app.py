@@ -10,6 +10,7 @@ from nearhash.command_line.build import build
 from nearhash.command_line.dedup import dedup
 from nearhash.command_line.demo import demo
 from nearhash.command_line.inspect import inspect
+from nearhash.command_line.keys import keys
 from nearhash.command_line.search import search
 from nearhash.command_line.serve import serve
 from nearhash.command_line.tune import tune
@@ -64,3 +65,4 @@ def _options(
 
 for command in (demo, build, search, tune, serve, dedup, inspect, warmup):
     app.command()(command)
+app.add_typer(keys, name="keys")
