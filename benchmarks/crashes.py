@@ -12,21 +12,23 @@ import argparse
 import json
 import os
 import random
+import select
 import signal
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.record import RESULTS, write_document
-from nearhash.service.engine import kinds, maintenance
+from nearhash.service.engine import failpoints, kinds, maintenance
 from nearhash.service.engine.collection import Collection
+from nearhash.service.engine.failpoints import EXIT_CODE
 from nearhash.service.engine.kinds import FLAT_BELOW
 
 DIM = 16
@@ -87,8 +89,9 @@ def applied(model: dict[int, int], write: Write) -> dict[int, int]:
 # --- the child that is killed ---
 
 
-def child(folder: Path, seed: int, done: list[int], report: int) -> None:
-    """Write until killed. `done`: writes of each writer that are in the collection already."""
+def child(folder: Path, seed: int, done: list[int], report: int, failpoint: str | None = None) -> None:
+    """Write until killed, or until `failpoint`. `done`: writes of each writer that are in the collection already."""
+    failpoints.arm(failpoint)
     kinds.FLAT_BELOW = 100
     maintenance.IDLE_SECONDS, maintenance.LOG_BYTES, maintenance.IDLE_SEAL = 0.02, 1 << 18, 20
     collection = Collection(folder, threads=1)
@@ -112,20 +115,32 @@ def child(folder: Path, seed: int, done: list[int], report: int) -> None:
             collection.compact()
 
 
-def run_and_kill(folder: Path, seed: int, done: list[int], seconds: float) -> tuple[list[int], list[bool]]:
-    """Let a child write and kill it; returns how many writes of each writer are acknowledged, and whose next began."""
+def run_and_kill(
+    folder: Path, seed: int, done: list[int], seconds: float, failpoint: str | None = None
+) -> tuple[list[int], list[bool]]:
+    """Let a child write and kill it, or let it die at a failpoint within so many seconds.
+
+    Returns how many writes of each writer are acknowledged, and of whom the next had begun.
+    """
     receive, send = os.pipe()
-    pid = in_child(lambda: child(folder, seed, done, send), receive)
+    pid = in_child(lambda: child(folder, seed, done, send, failpoint), receive)
     os.close(send)
-    time.sleep(seconds)
-    os.kill(pid, signal.SIGKILL)
-    text = b""
-    while part := os.read(receive, 1 << 16):
-        text += part
+    text, deadline, killed = b"", time.monotonic() + seconds, False
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0 and not killed:
+            os.kill(pid, signal.SIGKILL)
+            killed = True
+        if select.select([receive], [], [], None if killed else left)[0]:
+            part = os.read(receive, 1 << 16)
+            if not part:
+                break
+            text += part
     os.close(receive)
     _, status = os.waitpid(pid, 0)
-    if not os.WIFSIGNALED(status):
-        raise AssertionError(f"the writing process ended by itself, with status {status}")
+    expected = os.WIFSIGNALED(status) if failpoint is None else os.waitstatus_to_exitcode(status) == EXIT_CODE
+    if not expected:
+        raise AssertionError(f"the writing process ended with status {status}; failpoint {failpoint}")
     acknowledged, begun = list(done), [False] * WRITERS
     for line in text.decode().split("\n")[:-1]:
         writer, number, what = line.split()
@@ -210,16 +225,17 @@ def _recall(collection: Collection, expected: dict[int, int]) -> float:
     return sum(hits) / nearest.size
 
 
-def cycles(folder: Path, seed: int, count: int, longest: float, each: Callable[[int, Left], None]) -> list[Left]:
-    """Kill and examine `count` times; the collection is made if it is not there."""
+def cycles(
+    folder: Path, seed: int, deaths: Sequence[tuple[float, str | None]], each: Callable[[int, Left], None]
+) -> list[Left]:
+    """Let a child die and examine what is left, for each of `deaths`: (seconds, failpoint or None)."""
     _load_kernels()
     Collection(folder, **SETTINGS).close()
     models: list[dict[int, int]] = [{} for _ in range(WRITERS)]
     done = [0] * WRITERS
-    draw = random.Random(seed)
     lefts = []
-    for number in range(count):
-        acknowledged, begun = run_and_kill(folder, seed, done, draw.uniform(0.0, longest))
+    for number, (seconds, failpoint) in enumerate(deaths, 1):
+        acknowledged, begun = run_and_kill(folder, seed, done, seconds, failpoint)
         for writer in range(WRITERS):
             for one in range(done[writer], acknowledged[writer]):
                 models[writer] = applied(models[writer], write_of(seed, writer, one))
@@ -229,7 +245,7 @@ def cycles(folder: Path, seed: int, count: int, longest: float, each: Callable[[
                 models[writer] = applied(models[writer], write_of(seed, writer, acknowledged[writer]))
         done = left.kept
         lefts.append(left)
-        each(number + 1, left)
+        each(number, left)
     return lefts
 
 
@@ -268,25 +284,37 @@ def _examined_in_child(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest", type=float, default=0.4, help="seconds a child may write")
+    parser.add_argument(
+        "--failpoints", type=int, default=0, help="instead: die so often at each step"
+    )
+    parser.add_argument("--result", type=Path, default=RESULTS / "crashes.json")
     arguments = parser.parse_args()
     started = time.perf_counter()
+    draw = random.Random(arguments.seed)
+    deaths: list[tuple[float, str | None]]
+    if arguments.failpoints:
+        deaths = [
+            (30.0, f"{name}@{draw.randint(1, 4)}") for _ in range(arguments.failpoints) for name in failpoints.ALL
+        ]
+    else:
+        deaths = [(draw.uniform(0.0, arguments.longest), None) for _ in range(arguments.cycles)]
 
     def each(number: int, left: Left) -> None:
-        if number % 50 == 0 or number == arguments.cycles:
-            print(
-                f"{number} cycles, {sum(left.kept):,} writes, {left.size} points, recall {left.recall:.3f}", flush=True
-            )
+        if number % 50 == 0 or number == len(deaths):
+            writes = sum(left.kept)
+            print(f"{number} cycles, {writes:,} writes, {left.size} points, recall {left.recall:.3f}", flush=True)
 
     with tempfile.TemporaryDirectory() as name:
-        lefts = cycles(Path(name) / "points", arguments.seed, arguments.cycles, arguments.longest, each)
+        lefts = cycles(Path(name) / "points", arguments.seed, deaths, each)
     write_document(
-        RESULTS / "crashes.json",
+        arguments.result,
         {
             "cycles": len(lefts),
+            "failpoints": bool(arguments.failpoints),
             "seed": arguments.seed,
             "writes": sum(lefts[-1].kept),
             "repairs": sum(left.recovered for left in lefts),

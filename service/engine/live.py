@@ -27,6 +27,7 @@ from nearhash.service.engine.settings import Settings
 from nearhash.service.engine.store import NewPoints, Position, SegmentEntry, Store
 
 _ROWS_AT_ONCE = 4096
+_MOST_CHECKED = 2_000_000  # ids that are compared with their rows when a collection is opened: about a second
 
 Views = tuple[View, ...]
 """Sealed segments by their rows, then parts that are being sealed, then the buffer."""
@@ -136,9 +137,7 @@ def load_views(folder: Path, store: Store, threads: int, present: Views = (), re
                     part = rebuilt(folder, store, connection, entry, threads, keep=not read_only)
             views.append(View(part, len(part)).without(_between(deaths, entry.first_row, entry.last_row)))
         views.append(_read_buffer(store, connection, position, deaths))
-        expected, found = store.count(connection), sum(view.count for view in views)
-        if expected != found:
-            raise CorruptCollectionError(f"{store.path}: {expected} ids, but {found} points live in its rows")
+        _check_ids(store, connection, views)
     if not read_only:
         orphans = remove_orphans(folder, [entry.number for entry in entries])
         recovered += [f"{name}: removed, as it belongs to no segment" for name in orphans]
@@ -203,6 +202,22 @@ def _new_points(store: Store, connection: sqlite3.Connection, rows: Rows) -> lis
 
 def _between(rows: NDArray[np.int64], first: int, last: int) -> NDArray[np.int64]:
     return rows[np.searchsorted(rows, first) : np.searchsorted(rows, last, side="right")]
+
+
+def _check_ids(store: Store, connection: sqlite3.Connection, views: Sequence[View]) -> None:
+    """Every id leads to the row that has it, and every live row has an id: reads go by ids, searches by rows."""
+    expected, found = store.count(connection), sum(view.count for view in views)
+    if expected != found:
+        raise CorruptCollectionError(f"{store.path}: {expected} ids, but {found} points live in its rows")
+    if expected > _MOST_CHECKED:
+        return
+    listed = dict(connection.execute("SELECT row, id FROM ids"))
+    for view in views:
+        part, positions = view.part, view.live_positions()
+        codes = part.codes[positions].tolist()
+        for place, row, code in zip(positions.tolist(), part.rows[positions].tolist(), codes, strict=True):
+            if listed.get(row) != (code if code >= 0 else part.id_at(place)):
+                raise CorruptCollectionError(f"{store.path}: row {row} does not have the id that leads to it")
 
 
 def _check_order(entries: Sequence[SegmentEntry], position: Position) -> None:
