@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearhash.errors import InvalidArgumentError
+from nearhash.index.arguments import check_count
 from nearhash.service.engine.kinds import ALL_EFFORTS, EFFORTS
 from nearhash.service.engine.parts import View, Wanted
 
@@ -31,6 +32,8 @@ class Effort(NamedTuple):
         unknown = sorted(self.values.keys() - ALL_EFFORTS)
         if unknown:
             raise InvalidArgumentError(f"effort: expected {', '.join(sorted(ALL_EFFORTS))}, got {', '.join(unknown)}")
+        for name, value in self.values.items():
+            check_count(value, name)
         if self.recall is not None and self.values:
             raise InvalidArgumentError("recall: expected no effort beside it, as it chooses one")
 
