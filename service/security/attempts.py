@@ -57,7 +57,7 @@ def address_of(peer: str) -> str:
     kind, _, rest = unquote(peer).partition(":")
     if kind not in ("ipv4", "ipv6"):
         return kind
-    host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
+    host = rest.rpartition(":")[0].strip("[]")
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import logging
 import ssl
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,8 +58,6 @@ class TransportConfig:
 def server_credentials(transport: TransportConfig) -> grpc.ServerCredentials:
     """Credentials for ``add_secure_port``; new connections use the files as they are then, without a restart.
 
-    Whoever calls this keeps the result for as long as the server lives: grpc.aio itself does not. `add_port` does both.
-
     Raises
     ------
     InvalidArgumentError
@@ -88,9 +85,7 @@ def add_port(server: grpc.aio.Server, address: str, transport: TransportConfig) 
     try:
         if not transport.encrypted:
             return int(server.add_insecure_port(address))
-        credentials = server_credentials(transport)
-        _credentials.setdefault(server, []).append(credentials)
-        return int(server.add_secure_port(address, credentials))
+        return int(server.add_secure_port(address, server_credentials(transport)))
     except RuntimeError as error:
         raise ServiceError(f"address: cannot listen on {address}; is the port in use?", "UNAVAILABLE") from error
 
@@ -152,10 +147,6 @@ class _Identity(NamedTuple):
 
     def configuration(self) -> Any:
         return grpc.ssl_server_certificate_configuration([(self.private_key, self.certificate)], self.client_ca)
-
-
-# C code calls back into these, and grpc.aio's servers hold no reference to them.
-_credentials: weakref.WeakKeyDictionary[grpc.aio.Server, list[grpc.ServerCredentials]] = weakref.WeakKeyDictionary()
 
 
 def _read_identity(transport: TransportConfig) -> _Identity:

@@ -1,5 +1,6 @@
 """The file of keys and what a server makes of it."""
 
+import hashlib
 import hmac
 import json
 import logging
@@ -52,7 +53,9 @@ def test_neither_keys_nor_what_opens_as_one_are_stored(path):
     text = path.read_text()
     assert token not in text
     assert token.removeprefix("nhk_") not in text
-    assert KeyRing(path).authenticate(json.loads(text)["keys"][0]["hash"]) is None
+    (stored,) = json.loads(text)["keys"]
+    assert stored["hash"] == f"sha256:{hashlib.sha256(token.encode()).hexdigest()}"
+    assert KeyRing(path).authenticate(stored["hash"]) is None
 
 
 @pytest.mark.parametrize("wrong", ["", "nhk_", "x" * 100_000, "ключ", "\udcff", "nhk_" + "A" * 43])

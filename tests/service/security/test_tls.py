@@ -98,7 +98,7 @@ def test_old_versions_of_tls_are_refused(certificates, serving):
 def test_certificates_rotate_without_a_restart(certificates, outcome, serving, tls_channel, caplog):
     config = transport(certificates, name="first")
     port = serving(None, config)
-    gc.collect()  # what C code calls back must not be gone
+    gc.collect()  # what C code calls back must live as long as the server
     held = tls_channel(port, certificates.ca)
     assert outcome(*count(held)).count == 7
     assert served_name(port, certificates) == "first"
