@@ -8,24 +8,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nearhash.service.config import ServerConfig
+from nearhash.service.engine.database import Database
 from nearhash.service.searchable import Searchable
 from nearhash.service.server import Server
 
 
 @contextmanager
 def running_server(
-    index: Searchable, address: str = "127.0.0.1:0", config: ServerConfig | None = None
+    index: Searchable | None,
+    address: str = "127.0.0.1:0",
+    config: ServerConfig | None = None,
+    database: Database | None = None,
 ) -> Iterator[str]:
-    """Serve an index while the ``with`` block runs; gives the address. Leaving the block drains the server.
+    """Serve while the ``with`` block runs; gives the address. Leaving the block drains the server.
 
     Parameters
     ----------
     index
-        What is served.
+        What is served for reading; None to serve collections only.
     address
         ``host:port``; port 0 takes a free one.
     config
-        Limits and sizes.
+        Limits, sizes and security.
+    database
+        Collections.
 
     Raises
     ------
@@ -38,7 +44,7 @@ def running_server(
     thread = threading.Thread(target=loop.run_forever, name="nearhash-server", daemon=True)
     thread.start()
     try:
-        server, bound = asyncio.run_coroutine_threadsafe(_started(index, address, config), loop).result()
+        server, bound = asyncio.run_coroutine_threadsafe(_started(index, address, config, database), loop).result()
         try:
             yield bound
         finally:
@@ -49,6 +55,8 @@ def running_server(
         loop.close()
 
 
-async def _started(index: Searchable, address: str, config: ServerConfig | None) -> tuple[Server, str]:
-    server = Server(index, address, config)
+async def _started(
+    index: Searchable | None, address: str, config: ServerConfig | None, database: Database | None
+) -> tuple[Server, str]:
+    server = Server(index, address, config, database)
     return server, await server.start()

@@ -27,6 +27,8 @@ class Limits:
         Bytes of a request, and of its answer.
     max_pending
         Requests accepted and not yet answered, running ones included; further ones get RESOURCE_EXHAUSTED.
+    max_pending_bytes
+        Bytes that they and their answers hold together.
     max_effort
         Any integer effort, such as ``beam``: it sizes a buffer per query.
     max_dim
@@ -51,6 +53,7 @@ class Limits:
     max_rows: int = 8_192
     max_message_bytes: int = 64 * 2**20
     max_pending: int = 256
+    max_pending_bytes: int = 512 * 2**20
     max_effort: int = 100_000
     max_dim: int = MAX_DIM
     max_collections: int = 1_000

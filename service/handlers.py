@@ -1,111 +1,69 @@
-"""What the server does for each RPC: decode, admit, search on a thread, encode; failures become statuses."""
+"""SearchService: what is found near queries."""
 
 from __future__ import annotations
 
-import inspect
 import json
-import logging
-import time
-import uuid
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
-import grpc
 import numpy as np
-from google.protobuf.message import Message
 
 import nearhash
-from nearhash.errors import InvalidArgumentError
 from nearhash.protos.v1 import search_pb2
-from nearhash.service.admission import AdmissionQueue, DeadlinePassedError
+from nearhash.service.calls import Call, Calls
+from nearhash.service.catalog import Catalog
 from nearhash.service.config import ServerConfig
-from nearhash.service.requests import check_collection, parse, search_arguments
-from nearhash.service.searchable import Searchable
-from nearhash.service.status import Status, status_of
-from nearhash.service.wire import to_tensor
-
-log = logging.getLogger("nearhash.service")
+from nearhash.service.points_wire import to_found
+from nearhash.service.queues import Queues
+from nearhash.service.requests import search_arguments
+from nearhash.service.searchable import Served
 
 SERVICE_NAME: str = search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name
 
-Request = TypeVar("Request", bound=Message)
-Answer = TypeVar("Answer", bound=Message)
-
 
 class SearchHandlers:
-    """The RPCs of SearchService over one index."""
+    """The RPCs of SearchService."""
 
-    def __init__(self, index: Searchable, config: ServerConfig, queue: AdmissionQueue) -> None:
-        self._index = index
+    def __init__(self, catalog: Catalog, config: ServerConfig, queues: Queues) -> None:
+        self._catalog = catalog
         self._config = config
-        self._queue = queue
-        self._efforts = _effort_names(index)
+        self._queues = queues
 
-    def generic_handler(self) -> Any:
-        """The handlers in the form that ``grpc.aio.Server.add_generic_rpc_handlers`` takes.
-
-        Requests arrive as bytes and are parsed here: where gRPC parses them itself, bytes that are no message end in
-        UNKNOWN with the text of a Python exception.
-        """
-        calls = {
-            "Search": partial(self._call, search_pb2.SearchRequest, self._search),
-            "GetInfo": partial(self._call, search_pb2.GetInfoRequest, self._get_info),
-        }
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(call, response_serializer=_serialize)
-            for name, call in calls.items()
-        }
-        return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
-
-    async def _call(
-        self,
-        kind: type[Request],
-        answer: Callable[[Request, float | None], Awaitable[Answer]],
-        data: bytes,
-        context: Any,
-    ) -> Answer:
-        """Parse the request, answer it, and end the call with the right status if that raises."""
-        try:
-            remaining = context.time_remaining()
-            if remaining is not None and remaining <= 0:
-                raise DeadlinePassedError
-            deadline = None if remaining is None else time.monotonic() + remaining
-            return await answer(parse(kind, data), deadline)
-        except Exception as error:
-            status = status_of(error, self._config.limits.max_pending) or _internal(error)
-        return await _abort(context, status)
-
-    async def _search(self, request: search_pb2.SearchRequest, deadline: float | None) -> search_pb2.SearchResponse:
-        check_collection(request.collection, self._config.collection)
-        arguments = search_arguments(request, self._index.dim, self._config.limits)
-        if self._efforts is not None:
-            _check_efforts(arguments.effort, self._efforts)
-        search = partial(
-            self._index.search,
-            arguments.queries,
-            k=arguments.k,
-            window=arguments.window,
-            allow=arguments.allow,
-            threads=self._config.search_threads,
-            **arguments.effort,
-        )
-        hits = await self._queue.run(search, deadline)
-        return search_pb2.SearchResponse(
-            ids=to_tensor(hits.ids, "ids"), distances=to_tensor(hits.distances, "distances")
+    def generic_handler(self, calls: Calls) -> Any:
+        """The handlers in the form that ``grpc.aio.Server.add_generic_rpc_handlers`` takes."""
+        return calls.handler(
+            SERVICE_NAME,
+            {
+                "Search": (search_pb2.SearchRequest, self._search, "read"),
+                "GetInfo": (search_pb2.GetInfoRequest, self._get_info, "read"),
+            },
         )
 
-    async def _get_info(self, request: search_pb2.GetInfoRequest, _: float | None) -> search_pb2.GetInfoResponse:
-        check_collection(request.collection, self._config.collection)
-        facts = self._index.info()
+    async def _search(self, request: search_pb2.SearchRequest, call: Call) -> bytes:
+        name = request.collection or self._catalog.default
+        call.check("read", name)
+        served = self._catalog.known(name) or await self._queues.find(self._catalog, name)
+        asked = search_arguments(request, served.dim, self._config.limits)
+        search = served.prepared(asked, self._config.search_threads)
+        size = call.size + asked.answer_bytes
+        found = await self._queues.searches.run(search.run, call.deadline, size, search.batch)
+        return to_found(found).SerializeToString()
+
+    async def _get_info(self, request: search_pb2.GetInfoRequest, call: Call) -> bytes:
+        name = request.collection or self._catalog.default
+        call.check("read", name)
+        served = self._catalog.known(name) or await self._queues.find(self._catalog, name)
+        return await self._queues.admin.run(lambda: self._info(served), call.deadline)
+
+    def _info(self, served: Served) -> bytes:
+        facts = served.info()
         limits = self._config.limits
         return search_pb2.GetInfoResponse(
-            collection=self._config.collection,
+            collection=served.name,
             kind=str(facts["kind"]),
-            dim=self._index.dim,
-            metric=self._index.metric,
-            size=len(self._index),
-            details_json=json.dumps(facts, default=_plain),
+            dim=served.dim,
+            metric=served.metric,
+            size=len(served),
+            details_json=json.dumps(facts, default=plain),
             server=search_pb2.ServerInfo(
                 version=nearhash.__version__,
                 limits=search_pb2.Limits(
@@ -116,41 +74,11 @@ class SearchHandlers:
                     max_effort=limits.max_effort,
                 ),
             ),
-        )
+        ).SerializeToString()
 
 
-async def _abort(context: Any, status: Status) -> NoReturn:
-    await context.abort(status.code, status.message, status.metadata)
-    raise AssertionError("abort does not return")
-
-
-def _internal(error: Exception) -> Status:
-    """Log an error that is no fault of the caller, and tell him only where to find it."""
-    reference = uuid.uuid4().hex[:12]
-    log.error("request %s failed", reference, exc_info=error)
-    return Status(grpc.StatusCode.INTERNAL, f"internal error; the server's log has it as request {reference}")
-
-
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
-
-
-def _effort_names(index: Searchable) -> frozenset[str] | None:
-    """Names of the efforts that the index takes; None if its ``search`` takes any name and checks it itself."""
-    parameters = inspect.signature(index.search).parameters.values()
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return frozenset(p.name for p in parameters) - {"queries", "k", "window", "allow", "where", "threads"}
-
-
-def _check_efforts(efforts: dict[str, int | float], known: frozenset[str]) -> None:
-    unknown = sorted(efforts.keys() - known)
-    if unknown:
-        expected = ", ".join(sorted(known)) or "none"
-        raise InvalidArgumentError(f"effort: this index knows {expected}, got {', '.join(unknown)}")
-
-
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """For `json.dumps`: what facts of indexes may hold besides what JSON knows."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"info() of an index holds {type(value).__name__}, which JSON cannot")

@@ -1,4 +1,4 @@
-"""SearchRequest messages, checked and turned into the arguments of an index's ``search``.
+"""Request messages, checked and turned into arguments of indexes and collections.
 
 Only what is cheap is checked here: lengths, shapes and limits, before anything is allocated or queued. What takes a
 pass over the data (NaN, windows with lo > hi, ids) is the index's own business and has the same errors embedded.
@@ -13,24 +13,45 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
-from nearhash.errors import DimensionError, DtypeError, InvalidArgumentError, ServiceError
-from nearhash.protos.v1 import search_pb2, tensor_pb2
+from nearhash.errors import DimensionError, DtypeError, InvalidArgumentError
+from nearhash.protos.v1 import points_pb2, search_pb2, tensor_pb2
 from nearhash.service.config import Limits
+from nearhash.service.engine.results import PointId
+from nearhash.service.points_wire import count_ids, from_ids, from_labels
 from nearhash.service.wire import HIT_BYTES, MESSAGE_OVERHEAD, from_tensor
 
-_RESERVED = frozenset({"self", "queries", "k", "window", "allow", "threads"})
+_RESERVED = frozenset(
+    {"self", "queries", "k", "window", "allow", "where", "filter", "window_label", "recall", "payloads", "vectors"}
+    | {"threads"}
+)
 _MOST_EFFORTS = 16
 _LONGEST_NAME = 64
 
 
 class SearchArguments(NamedTuple):
-    """Arguments for ``Searchable.search``; arrays are read-only views of the request."""
+    """What is searched for; arrays are read-only views of the request."""
 
     queries: NDArray[Any]  # (rows, dim)
     k: int
     window: NDArray[np.float64] | None  # (2,) or (rows, 2)
     allow: NDArray[Any] | None  # (n,) int64 ids or bool
     effort: dict[str, int | float]
+    filter: str | None
+    window_label: str | None
+    recall: float | None
+    payloads: bool
+    vectors: bool
+    answer_bytes: int  # at least so many
+
+
+class UpsertArguments(NamedTuple):
+    """Arguments for ``Collection.upsert``; arrays are read-only views of the request."""
+
+    ids: NDArray[np.int64] | list[PointId]
+    vectors: NDArray[Any]  # (n, dim)
+    labels: dict[str, NDArray[np.float64]]  # FIRST_LABEL may be among the names
+    payloads: list[bytes] | None
+    request_id: str | None
 
 
 def parse(kind: type[Message], data: bytes) -> Any:
@@ -41,12 +62,6 @@ def parse(kind: type[Message], data: bytes) -> Any:
     except DecodeError as error:
         raise InvalidArgumentError(f"request: expected a {kind.DESCRIPTOR.name} message, got other bytes") from error
     return message
-
-
-def check_collection(name: str, served: str) -> None:
-    """Raise NOT_FOUND unless `name` is empty or the name of what is served."""
-    if name and name != served:
-        raise ServiceError(f"collection: no collection {_quoted(name)} here, only {_quoted(served)}", "NOT_FOUND")
 
 
 def search_arguments(request: search_pb2.SearchRequest, dim: int, limits: Limits) -> SearchArguments:
@@ -70,7 +85,7 @@ def search_arguments(request: search_pb2.SearchRequest, dim: int, limits: Limits
         raise InvalidArgumentError("queries: expected a tensor, got none")
     k = _checked_k(request.k, limits)
     queries = _decoded_queries(request.queries, dim, limits)
-    answer_bytes = len(queries) * k * HIT_BYTES + MESSAGE_OVERHEAD
+    answer_bytes = len(queries) * k * (HIT_BYTES + (4 * dim if request.with_vectors else 0)) + MESSAGE_OVERHEAD
     if answer_bytes > limits.max_message_bytes:
         raise InvalidArgumentError(
             f"max_message_bytes: the answer to {len(queries)} queries with k = {k} has {answer_bytes} bytes, "
@@ -78,7 +93,72 @@ def search_arguments(request: search_pb2.SearchRequest, dim: int, limits: Limits
         )
     window = _decoded_window(request.window, len(queries)) if request.HasField("window") else None
     allow = _decoded_allow(request.allow) if request.HasField("allow") else None
-    return SearchArguments(queries, k, window, allow, _decoded_effort(request.effort, limits))
+    return SearchArguments(
+        queries,
+        k,
+        window,
+        allow,
+        _decoded_effort(request.effort, limits),
+        request.filter_json or None,
+        request.window_label or None,
+        request.recall if request.HasField("recall") else None,
+        request.with_payloads,
+        request.with_vectors,
+        answer_bytes,
+    )
+
+
+def upsert_arguments(request: points_pb2.UpsertRequest, dim: int, limits: Limits) -> UpsertArguments:
+    """Check a request against the limits and decode it.
+
+    Raises
+    ------
+    InvalidArgumentError
+        And its subclasses DimensionError and DtypeError; the message names field or limit.
+    """
+    count = count_ids(request.ids)
+    if count > limits.max_batch:
+        raise InvalidArgumentError(f"max_batch: {count} points in a request, the limit is {limits.max_batch}")
+    if not request.HasField("vectors"):
+        raise InvalidArgumentError("vectors: expected a tensor, got none")
+    ids = from_ids(request.ids)
+    vectors = from_tensor(request.vectors, "vectors", ndim=(2,))
+    if len(vectors) != count:
+        raise InvalidArgumentError(f"vectors: expected {count}, one for each id, got {len(vectors)}")
+    if vectors.shape[1] != dim:
+        raise DimensionError(f"vectors: expected dimension {dim}, got {vectors.shape[1]}")
+    if vectors.dtype.kind == "b":
+        raise DtypeError("vectors: expected numbers, got bool")
+    payloads = list(request.payloads)
+    if payloads and len(payloads) != count:
+        raise InvalidArgumentError(f"payloads: expected none or {count}, one for each id, got {len(payloads)}")
+    for payload in payloads:
+        if len(payload) > limits.max_payload_bytes:
+            raise InvalidArgumentError(
+                f"max_payload_bytes: a payload of {len(payload)} bytes, the limit is {limits.max_payload_bytes}"
+            )
+    labels = from_labels(request.labels, count)
+    return UpsertArguments(ids, vectors, labels, payloads or None, request.request_id or None)
+
+
+def asked_ids(message: points_pb2.Ids, limits: Limits) -> NDArray[np.int64] | list[PointId]:
+    """Check ids to get or delete against the limits and decode them."""
+    if count_ids(message) > limits.max_ids:
+        raise InvalidArgumentError(f"max_ids: {count_ids(message)} ids in a request, the limit is {limits.max_ids}")
+    return from_ids(message)
+
+
+def one_window(request: points_pb2.CountRequest | points_pb2.ScrollRequest) -> tuple[float, float] | None:
+    """The window of a request that has one at most."""
+    if not request.HasField("window"):
+        return None
+    window = from_tensor(request.window, "window", ndim=(1,))
+    if window.dtype != np.float64:
+        raise DtypeError(f"window: expected float64, got {window.dtype}")
+    if window.shape != (2,):
+        raise InvalidArgumentError(f"window: expected shape (2,), got {window.shape}")
+    lo, hi = window.tolist()
+    return lo, hi
 
 
 def _checked_k(k: int, limits: Limits) -> int:

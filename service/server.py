@@ -16,41 +16,65 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from numpy.typing import NDArray
 
-from nearhash.errors import InvalidArgumentError, ServiceError
-from nearhash.kernels.threads import available_threads
-from nearhash.service.admission import AdmissionQueue
+from nearhash.errors import InvalidArgumentError
+from nearhash.service.calls import Calls
+from nearhash.service.catalog import Catalog
+from nearhash.service.collection_handlers import SERVICE_NAME as COLLECTION_SERVICE
+from nearhash.service.collection_handlers import CollectionHandlers
 from nearhash.service.config import ServerConfig
-from nearhash.service.handlers import SERVICE_NAME, SearchHandlers
-from nearhash.service.searchable import Searchable
+from nearhash.service.engine.collection import Collection
+from nearhash.service.engine.database import Database
+from nearhash.service.handlers import SERVICE_NAME as SEARCH_SERVICE
+from nearhash.service.handlers import SearchHandlers
+from nearhash.service.point_handlers import SERVICE_NAME as POINT_SERVICE
+from nearhash.service.point_handlers import PointHandlers
+from nearhash.service.queues import Queues
+from nearhash.service.searchable import Searchable, ServedIndex
+from nearhash.service.security.audit import AuditLog
+from nearhash.service.security.interceptor import AuthInterceptor
+from nearhash.service.security.keys import KeyRing
+from nearhash.service.security.transport import add_port, check_listen
 from nearhash.service.wire import from_tensor, to_tensor
 
 log = logging.getLogger("nearhash.service")
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+SERVICE_NAMES = (SEARCH_SERVICE, POINT_SERVICE, COLLECTION_SERVICE)
 
 _BATCH = 64  # rows that make an index choose its kernels for batches
+_STREAMS = 4  # times `max_pending`
 _LAST_BYTES = 1.0  # seconds for answers that are already computed to leave the machine
 
 
 class Server:
-    """A gRPC server over one index, within the running event loop.
+    """A gRPC server over collections, an index, or both, within the running event loop.
 
     Parameters
     ----------
     index
-        What is served. Its ``search`` is called from several threads at once.
+        Served for reading under the name ``config.collection``. Its ``search`` is called from several threads at once.
     address
         ``host:port``; port 0 takes a free one.
     config
-        Limits and sizes.
+        Limits, sizes and security.
+    database
+        The collections; whoever opened it closes it after the server has stopped.
     """
 
-    def __init__(self, index: Searchable, address: str = DEFAULT_ADDRESS, config: ServerConfig | None = None) -> None:
-        self._index = index
+    def __init__(
+        self,
+        index: Searchable | None,
+        address: str = DEFAULT_ADDRESS,
+        config: ServerConfig | None = None,
+        database: Database | None = None,
+    ) -> None:
         self._address = address
         self._config = config or ServerConfig()
-        self._queue = AdmissionQueue(self._config.workers or available_threads(), self._config.limits.max_pending)
+        self._catalog = Catalog(self._config.collection, index, database)
+        self._database = database
+        self._queues = Queues(self._config)
         self._health = health_aio.HealthServicer()
+        self._ring, self._audit = _security(self._config)
         self._server = self._built()
 
     async def start(self) -> str:
@@ -59,19 +83,24 @@ class Server:
         Raises
         ------
         InvalidArgumentError
-            The address is not ``host:port``.
+            The address is not ``host:port``, or others could listen to what is sent there (see `check_listen`).
         ServiceError
             The address cannot be listened on.
         """
         address = self._bound(self._address)
-        await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        for service in ("", *SERVICE_NAMES, *self._catalog.names()):
+            await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()
         try:
             await asyncio.get_running_loop().run_in_executor(None, self._warm)
         except BaseException:
             await self._server.stop(None)
             raise
-        await self._report(health_pb2.HealthCheckResponse.SERVING)
+        for name in self._catalog.names():
+            if name not in self._catalog.failed():
+                await self._announce(name, True)
+        for service in ("", *SERVICE_NAMES):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         log.info("serving on %s", address)
         return address
 
@@ -79,62 +108,109 @@ class Server:
         """Report NOT_SERVING, accept nothing new, finish what was accepted within the grace period, and stop."""
         await self._health.enter_graceful_shutdown()
         stopped = asyncio.ensure_future(self._server.stop(self._config.grace))
-        # A client that watches the health keeps its call open for ever; only searches are worth waiting for.
-        while self._queue.pending and not stopped.done():
+        # A client that watches the health keeps its call open for ever; only requests are worth waiting for.
+        while self._queues.pending and not stopped.done():
             await asyncio.wait([stopped], timeout=0.01)
         await self._server.stop(min(_LAST_BYTES, self._config.grace))
         await stopped
-        await asyncio.get_running_loop().run_in_executor(None, self._queue.close)
+        await asyncio.get_running_loop().run_in_executor(None, self._queues.close)
+        if self._audit is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._audit.close)
         log.info("stopped")
 
     async def abort(self) -> None:
         """Stop at once: accepted requests fail with UNAVAILABLE or CANCELLED."""
         await self._server.stop(None)
 
+    def reload(self) -> None:
+        """Read the keys again, and go on in a new file of the audit log: for SIGHUP."""
+        if self._ring is not None:
+            self._ring.reload()
+        if self._audit is not None:
+            self._audit.reopen()
+
     def _built(self) -> grpc.aio.Server:
-        limit = self._config.limits.max_message_bytes
+        limits = self._config.limits
+        secured = self._ring is not None
         server = grpc.aio.server(
+            # Without keys everybody is let in, and the check would cost a tenth of a short search.
+            interceptors=[AuthInterceptor(self._ring, self._audit)] if secured else [],
             options=[
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", limit),
+                ("grpc.max_receive_message_length", limits.max_message_bytes),
+                ("grpc.max_send_message_length", limits.max_message_bytes),
+                ("grpc.max_concurrent_streams", _STREAMS * limits.max_pending),  # of a connection; further ones wait
                 ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it silently
-            ]
+            ],
         )
-        handlers = SearchHandlers(self._index, self._config, self._queue)
-        server.add_generic_rpc_handlers((handlers.generic_handler(),))
+        root = None if self._database is None else str(self._database.root)
+        calls = Calls(self._config, secured, self._audit, root)
+        handlers = (
+            SearchHandlers(self._catalog, self._config, self._queues).generic_handler(calls),
+            PointHandlers(self._catalog, self._config, self._queues).generic_handler(calls),
+            CollectionHandlers(self._catalog, self._config, self._queues, self._announce).generic_handler(calls),
+        )
+        server.add_generic_rpc_handlers(handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((SERVICE_NAME, HEALTH_NAME, reflection.SERVICE_NAME), server)
+        reflection.enable_server_reflection((*SERVICE_NAMES, HEALTH_NAME, reflection.SERVICE_NAME), server)
         return server
 
     def _bound(self, address: str) -> str:
         host, separator, port = address.rpartition(":")
         if not (separator and host and port.isdecimal() and int(port) < 2**16):
             raise InvalidArgumentError(f"address: expected host:port, got {address!r}")
-        if host not in ("127.0.0.1", "localhost", "[::1]"):
-            log.warning("no encryption, no authentication: whoever reaches %s can search", address)
-        try:
-            return f"{host}:{self._server.add_insecure_port(address)}"
-        except RuntimeError as error:
-            raise ServiceError(f"address: cannot listen on {address}; is the port in use?", "UNAVAILABLE") from error
+        check_listen(address, self._config.transport, self._ring is not None)
+        return f"{host}:{add_port(self._server, address, self._config.transport)}"
 
-    async def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for service in ("", SERVICE_NAME):
-            await self._health.set(service, status)
+    async def _announce(self, name: str, there: bool) -> None:
+        """Report the health of a collection."""
+        if name not in SERVICE_NAMES:
+            status = health_pb2.HealthCheckResponse
+            await self._health.set(name, status.SERVING if there else status.SERVICE_UNKNOWN)
 
     def _warm(self) -> None:
         """Search in the ways that take different kernels, so that no client waits until one is compiled or loaded."""
-        if not len(self._index):
-            return
-        window, allow = _as_received(np.array([-np.inf, np.inf])), _as_received(np.zeros(1, np.int64))
-        for rows, dtype, limits in (
-            (1, np.float32, {}),
-            (1, np.float64, {}),
-            (1, np.float32, {"window": window}),
-            (1, np.float32, {"allow": allow}),
-            (_BATCH, np.float32, {}),
-        ):
-            queries = _as_received(np.ones((rows, self._index.dim), dtype))
-            self._index.search(queries, k=1, threads=self._config.search_threads, **limits)
+        warmed: set[object] = set()
+        for name in self._catalog.names():
+            if name in self._catalog.failed():
+                continue
+            served = self._catalog.find(name)
+            if not len(served):
+                continue
+            if isinstance(served, ServedIndex):
+                _warm_index(served.index, self._config.search_threads)
+                continue
+            with served.use() as collection:
+                kinds = tuple(sorted({segment["kind"] for segment in collection.stats()["segments"]}))
+                if (collection.metric, kinds) not in warmed:
+                    warmed.add((collection.metric, kinds))
+                    _warm_collection(collection, self._config.search_threads)
+
+
+def _security(config: ServerConfig) -> tuple[KeyRing | None, AuditLog | None]:
+    permissions = config.transport.check_permissions
+    ring = None if config.keys is None else KeyRing(config.keys, check_permissions=permissions)
+    return ring, None if config.audit is None else AuditLog(config.audit)
+
+
+def _warm_index(index: Searchable, threads: int) -> None:
+    window, allow = _as_received(np.array([-np.inf, np.inf])), _as_received(np.zeros(1, np.int64))
+    for rows, dtype, limits in (
+        (1, np.float32, {}),
+        (1, np.float64, {}),
+        (1, np.float32, {"window": window}),
+        (1, np.float32, {"allow": allow}),
+        (_BATCH, np.float32, {}),
+    ):
+        queries = _as_received(np.ones((rows, index.dim), dtype))
+        index.search(queries, k=1, threads=threads, **limits)
+
+
+def _warm_collection(collection: Collection, threads: int) -> None:
+    windows = [None, _as_received(np.array([-np.inf, np.inf]))] if collection.label_names else [None]
+    for rows in (1, _BATCH):
+        for window in windows:
+            queries = _as_received(np.ones((rows, collection.dim), np.float32))
+            collection.search(queries, 1, window, threads=threads)
 
 
 def _as_received(array: NDArray[Any]) -> NDArray[Any]:
@@ -143,44 +219,53 @@ def _as_received(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def serve(
-    index: Searchable,
+    index: Searchable | None,
     address: str = DEFAULT_ADDRESS,
     config: ServerConfig | None = None,
     on_ready: Callable[[str], None] | None = None,
+    database: Database | None = None,
 ) -> None:
-    """Serve an index until SIGTERM or SIGINT; then drain and return. Call it from the main thread.
+    """Serve until SIGTERM or SIGINT; then drain and return. Call it from the main thread.
 
     The first signal lets accepted requests finish (``config.grace`` seconds at most), a second one stops at once.
+    SIGHUP reads the keys again and begins a new file for the audit log.
 
     Parameters
     ----------
     index
-        What is served: any index of nearhash.
+        Any index of nearhash; None to serve collections only.
     address
-        ``host:port``; port 0 takes a free one. Loopback by default: there is no encryption and no authentication yet.
+        ``host:port``; port 0 takes a free one. Loopback by default.
     config
-        Limits and sizes.
+        Limits, sizes and security.
     on_ready
         Called with the address in use once the server reports SERVING.
+    database
+        Collections.
 
     Raises
     ------
     InvalidArgumentError
-        The address is not ``host:port``.
+        The address is not ``host:port``, or others could listen to what is sent there.
     ServiceError
         The address cannot be listened on.
     """
-    asyncio.run(_serve(index, address, config, on_ready))
+    asyncio.run(_serve(index, address, config, on_ready, database))
 
 
 async def _serve(
-    index: Searchable, address: str, config: ServerConfig | None, on_ready: Callable[[str], None] | None
+    index: Searchable | None,
+    address: str,
+    config: ServerConfig | None,
+    on_ready: Callable[[str], None] | None,
+    database: Database | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[None] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, None)
-    server = Server(index, address, config)
+    server = Server(index, address, config, database)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
     bound = await server.start()
     if on_ready is not None:
         on_ready(bound)

@@ -7,13 +7,21 @@ from typing import NamedTuple
 import grpc
 
 from nearhash.errors import (
+    ClosedError,
+    CollectionExistsError,
+    CorruptCollectionError,
     CorruptIndexError,
     DimensionError,
     DtypeError,
+    DuplicateIdError,
     InvalidArgumentError,
+    LockedError,
     MetricError,
     NearhashError,
+    ReadOnlyError,
     ServiceError,
+    StorageError,
+    UnknownCollectionError,
     UnknownIdError,
 )
 from nearhash.service.admission import DeadlinePassedError, QueueFullError
@@ -27,7 +35,24 @@ RETRY_AFTER_KEY = "retry-after"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """The same in the form that gRPC's own retry policies understand."""
 
-_ARGUMENT_ERRORS = {kind.__name__: kind for kind in (InvalidArgumentError, DimensionError, DtypeError, MetricError)}
+_Code = grpc.StatusCode
+_ARGUMENT_ERRORS = {
+    kind.__name__: kind for kind in (InvalidArgumentError, DimensionError, DtypeError, MetricError, DuplicateIdError)
+}
+_EMBEDDED_ERRORS: dict[str, type[NearhashError]] = {
+    **_ARGUMENT_ERRORS,
+    **{
+        kind.__name__: kind
+        for kind in (
+            UnknownCollectionError,
+            CollectionExistsError,
+            LockedError,
+            ReadOnlyError,
+            StorageError,
+            CorruptCollectionError,
+        )
+    },
+}
 _LONGEST_MESSAGE = 2_000  # bytes of metadata are limited; past a few kilobytes peers drop the whole status
 
 
@@ -39,39 +64,66 @@ class Status(NamedTuple):
     metadata: tuple[tuple[str, str], ...] = ()
 
 
-def status_of(error: Exception, max_pending: int) -> Status | None:
+def status_of(error: Exception) -> Status | None:
     """The status for an error that the caller may know about; None for one that only the server's log should see."""
     if isinstance(error, InvalidArgumentError):
         name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ARGUMENT_ERRORS)
-        return Status(grpc.StatusCode.INVALID_ARGUMENT, _shortened(str(error)), ((ERROR_KEY, name),))
+        return Status(_Code.INVALID_ARGUMENT, _shortened(str(error)), ((ERROR_KEY, name),))
     if isinstance(error, ServiceError):
-        return Status(grpc.StatusCode[error.code], _shortened(str(error)))
-    if isinstance(error, UnknownIdError):
-        return Status(grpc.StatusCode.NOT_FOUND, _shortened(str(error)))
-    if isinstance(error, CorruptIndexError):
-        return Status(grpc.StatusCode.DATA_LOSS, "the index on the server is damaged; its log has the details")
+        return Status(_Code[error.code], _shortened(str(error)))
     if isinstance(error, QueueFullError):
-        seconds = max(error.retry_after, 0.001)
         return Status(
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            f"max_pending: {max_pending} requests are being answered already; try again in {seconds:.3f} s",
-            ((RETRY_AFTER_KEY, f"{seconds:.3f}"), (PUSHBACK_KEY, str(round(seconds * 1000)))),
+            _Code.RESOURCE_EXHAUSTED,
+            f"{error}; try again in {error.retry_after:.3f} s",
+            (
+                (RETRY_AFTER_KEY, f"{error.retry_after:.3f}"),
+                (PUSHBACK_KEY, str(max(round(error.retry_after * 1000), 1))),
+            ),
         )
     if isinstance(error, DeadlinePassedError):
-        return Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the search started")
+        return Status(_Code.DEADLINE_EXCEEDED, "the deadline passed before the request's turn had come")
     if isinstance(error, MemoryError):
-        return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "the server has not enough memory for this request")
+        return Status(_Code.RESOURCE_EXHAUSTED, "the server has not enough memory for this request")
+    return _status_of_collection(error)
+
+
+def _status_of_collection(error: Exception) -> Status | None:
+    """Messages of most of these name folders of the server, no business of callers: others take their place."""
+    if isinstance(error, UnknownCollectionError | UnknownIdError):
+        return _embedded(_Code.NOT_FOUND, error, _shortened(str(error)))
+    if isinstance(error, CollectionExistsError):
+        return _embedded(_Code.ALREADY_EXISTS, error, _shortened(str(error)))
+    if isinstance(error, StorageError):
+        full = error.reason == "disk full"
+        code = _Code.RESOURCE_EXHAUSTED if full else _Code.FAILED_PRECONDITION
+        until = "until there is room" if full else "until the server has been started anew"
+        reason = "the disk is full" if full else "the disk has failed"
+        return _embedded(code, error, f"writes have stopped {until}, as {reason}; searches go on")
+    if isinstance(error, LockedError):
+        return _embedded(_Code.FAILED_PRECONDITION, error, "another process writes to the collection")
+    if isinstance(error, ReadOnlyError):
+        return _embedded(_Code.FAILED_PRECONDITION, error, "this cannot be written to: it is served for reading only")
+    if isinstance(error, ClosedError):
+        return Status(_Code.FAILED_PRECONDITION, "the collection is being dropped, or the server stops")
+    if isinstance(error, CorruptIndexError):
+        return _embedded(_Code.DATA_LOSS, error, "the index on the server is damaged; its log has the details")
     return None
+
+
+def _embedded(code: grpc.StatusCode, error: Exception, message: str) -> Status:
+    name = type(error).__name__
+    return Status(code, message, ((ERROR_KEY, name),) if name in _EMBEDDED_ERRORS else ())
 
 
 def error_from(call: grpc.RpcError) -> NearhashError:
     """The error for a failed call."""
     code: grpc.StatusCode = call.code()
     message = call.details() or code.name
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        metadata = dict(call.trailing_metadata() or ())
-        return _ARGUMENT_ERRORS.get(metadata.get(ERROR_KEY, ""), InvalidArgumentError)(message)
-    return ServiceError(message, code.name)
+    metadata = dict(call.trailing_metadata() or ())
+    kind = _EMBEDDED_ERRORS.get(metadata.get(ERROR_KEY, ""))
+    if kind is not None:
+        return kind(message)
+    return InvalidArgumentError(message) if code is _Code.INVALID_ARGUMENT else ServiceError(message, code.name)
 
 
 def _shortened(message: str) -> str:

@@ -20,6 +20,7 @@ from nearhash.errors import InvalidArgumentError, ServiceError
 from nearhash.protos.v1 import search_pb2, search_pb2_grpc
 from nearhash.service.background import running_server
 from nearhash.service.config import Limits, ServerConfig
+from nearhash.service.security.transport import TransportConfig
 from nearhash.service.wire import to_tensor
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -210,9 +211,15 @@ def test_a_port_in_use_is_refused(scripted, address):
         pass
 
 
-def test_listening_beyond_loopback_is_warned_about(scripted, caplog):
-    with running_server(scripted(lambda _: None), "0.0.0.0:0"):
-        assert "no encryption, no authentication" in caplog.text
+def test_listening_beyond_loopback_needs_tls_or_an_explicit_permission(scripted, caplog):
+    with (
+        pytest.raises(InvalidArgumentError, match="listen: other machines can reach"),
+        running_server(scripted(lambda _: None), "0.0.0.0:0"),
+    ):
+        pass
+    config = ServerConfig(transport=TransportConfig(insecure=True))
+    with running_server(scripted(lambda _: None), "0.0.0.0:0", config):
+        assert "no keys and no client_ca" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,11 @@ from nearhash.errors import ServiceError
 from nearhash.protos.v1 import search_pb2, search_pb2_grpc
 from nearhash.service.admission import AdmissionQueue, DeadlinePassedError
 from nearhash.service.background import running_server
+from nearhash.service.calls import Calls
+from nearhash.service.catalog import Catalog
 from nearhash.service.config import Limits, ServerConfig
 from nearhash.service.handlers import SearchHandlers
+from nearhash.service.queues import Queues
 from nearhash.service.wire import to_tensor
 
 ONE_WORKER = ServerConfig(workers=1, limits=Limits(max_pending=3))
@@ -121,8 +124,9 @@ def test_a_request_that_comes_after_its_deadline_is_not_run(scripted, gate):
             raise grpc.aio.AbortError
 
     async def run() -> None:
-        queue = AdmissionQueue(workers=1, max_pending=1)
-        handlers = SearchHandlers(scripted(gate), ServerConfig(), queue).generic_handler()
+        config = ServerConfig()
+        handlers = SearchHandlers(Catalog("default", scripted(gate)), config, Queues(config))
+        handlers = handlers.generic_handler(Calls(config))
         method = handlers.service(SimpleNamespace(method="/nearhash.v1.SearchService/Search"))
         with pytest.raises(grpc.aio.AbortError):
             await method.unary_unary(REQUEST.SerializeToString(), Context())

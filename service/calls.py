@@ -1,0 +1,182 @@
+"""The frame of every RPC: bytes become a request, failures become statuses, writes and refusals are recorded."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from nearhash.errors import CorruptIndexError, InvalidArgumentError
+from nearhash.service.admission import DeadlinePassedError
+from nearhash.service.config import ServerConfig
+from nearhash.service.requests import parse
+from nearhash.service.security.access import ANYONE, Action, Principal, check, current_principal
+from nearhash.service.security.audit import AuditLog
+from nearhash.service.status import Status, status_of
+
+log = logging.getLogger("nearhash.service")
+
+Request = TypeVar("Request", bound=Message)
+
+
+@dataclass(slots=True)
+class Call:
+    """What a handler knows of a call besides its request.
+
+    Attributes
+    ----------
+    principal
+        Who calls.
+    deadline
+        On ``time.monotonic()``; None for none.
+    size
+        Bytes of the request.
+    collection
+        What it is about, once the handler has found out: for the audit log.
+    facts
+        Further fields of the line in the audit log.
+    """
+
+    principal: Principal
+    deadline: float | None
+    size: int
+    collection: str = ""
+    facts: dict[str, Any] | None = None
+
+    def check(self, action: Action, collection: str) -> None:
+        """Raise ServiceError unless the caller may do that to the collection. Comes before it is looked up."""
+        self.collection = collection
+        check(self.principal, action, collection)
+
+
+Unary = Callable[[Any, Call], Awaitable[bytes]]
+Stream = Callable[[Any, Call], AsyncIterator[bytes]]
+
+
+class Calls:
+    """Makes gRPC's handlers of functions from a request to the bytes of its answer.
+
+    Requests arrive as bytes and are parsed here: where gRPC parses them itself, bytes that are no message end in
+    UNKNOWN with the text of a Python exception.
+
+    Parameters
+    ----------
+    config
+        Limits.
+    secured
+        Whether callers were authenticated, so that a call without a principal is a defect.
+    audit
+        Where writes and refusals are recorded.
+    root
+        Folder of the server that messages of errors may name and callers need not see.
+    """
+
+    def __init__(
+        self, config: ServerConfig, secured: bool = False, audit: AuditLog | None = None, root: str | None = None
+    ) -> None:
+        self._longest = config.limits.max_message_bytes
+        self._secured = secured
+        self._audit = audit
+        self._root = root
+
+    def handler(self, service: str, calls: Mapping[str, tuple[type[Message], Unary | Stream, str]]) -> Any:
+        """The handlers of a service as ``grpc.aio.Server.add_generic_rpc_handlers`` takes them.
+
+        Parameters
+        ----------
+        service
+            Full name.
+        calls
+            By name of the method: kind of request, function, and "read", "write" (recorded in the audit log), or
+            "stream".
+        """
+        handlers = {}
+        for name, (kind, answer, manner) in calls.items():
+            method = f"/{service}/{name}"
+            if manner == "stream":
+                handlers[name] = grpc.unary_stream_rpc_method_handler(partial(self._stream, method, kind, answer))
+            else:
+                recorded = manner == "write" and self._audit is not None
+                handlers[name] = grpc.unary_unary_rpc_method_handler(
+                    partial(self._unary, method, kind, answer, recorded)
+                )
+        return grpc.method_handlers_generic_handler(service, handlers)
+
+    async def _unary(
+        self, method: str, kind: type[Message], answer: Unary, recorded: bool, data: bytes, context: Any
+    ) -> bytes:
+        call = self._call(data, context)
+        try:
+            if call.deadline is not None and call.deadline <= time.monotonic():
+                raise DeadlinePassedError
+            message = await answer(parse(kind, data), call)
+            self._check_length(message)
+        except Exception as error:
+            status = self._status(error)
+        else:
+            if recorded:
+                self._record(method, grpc.StatusCode.OK, call, context)
+            return message
+        if recorded or status.code is grpc.StatusCode.PERMISSION_DENIED:
+            self._record(method, status.code, call, context, status.message)
+        await context.abort(status.code, status.message, status.metadata)
+        raise AssertionError("abort does not return")
+
+    async def _stream(self, method: str, kind: type[Message], answer: Stream, data: bytes, context: Any) -> None:
+        call = self._call(data, context)
+        try:
+            async for message in answer(parse(kind, data), call):
+                self._check_length(message)
+                await context.write(message)  # returns when the peer has room for more
+            return
+        except Exception as error:
+            status = self._status(error)
+        if status.code is grpc.StatusCode.PERMISSION_DENIED:
+            self._record(method, status.code, call, context, status.message)
+        await context.abort(status.code, status.message, status.metadata)
+
+    def _call(self, data: bytes, context: Any) -> Call:
+        principal = current_principal.get() if self._secured else ANYONE
+        remaining = context.time_remaining()
+        return Call(principal, None if remaining is None else time.monotonic() + remaining, len(data))
+
+    def _check_length(self, message: bytes) -> None:
+        if len(message) > self._longest:
+            raise InvalidArgumentError(
+                f"max_message_bytes: the answer has {len(message)} bytes, the limit is {self._longest}; "
+                "ask for less at a time"
+            )
+
+    def _status(self, error: Exception) -> Status:
+        status = status_of(error)
+        if status is None:
+            reference = uuid.uuid4().hex[:12]
+            log.error("request %s failed", reference, exc_info=error)
+            message = f"internal error; the server's log has it as request {reference}"
+            return Status(grpc.StatusCode.INTERNAL, message)
+        if isinstance(error, CorruptIndexError):
+            log.error("damaged: %s", error)
+        if self._root is not None and self._root in status.message:
+            return status._replace(message=status.message.replace(self._root, "..."))
+        return status
+
+    def _record(self, method: str, code: grpc.StatusCode, call: Call, context: Any, reason: str = "") -> None:
+        if self._audit is None:
+            return
+        facts = call.facts or {}
+        self._audit.record(
+            method,
+            code,
+            principal=call.principal.name,
+            peer=context.peer(),
+            collection=call.collection,
+            reason=reason,
+            **facts,
+        )
