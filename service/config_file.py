@@ -12,7 +12,7 @@ from typing import Any
 
 from nearhash.errors import InvalidArgumentError
 from nearhash.service.config import Limits, ServerConfig
-from nearhash.service.security.transport import TransportConfig, check_listen, is_local
+from nearhash.service.security.transport import TransportConfig, is_local, refuse_eavesdroppers
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -84,7 +84,7 @@ class ServiceConfig:
         if not 0 <= self.readers <= _MOST_READERS:
             raise InvalidArgumentError(f"readers: expected an integer from 0 to {_MOST_READERS}, got {self.readers!r}")
         transport, page = self.server.transport, self.operations.status_page
-        check_listen(self.listen, transport, self.server.keys is not None)
+        refuse_eavesdroppers(self.listen, transport, self.server.keys is not None)
         if page is not None and not is_local(page) and not transport.insecure:
             raise InvalidArgumentError(
                 f"status_page: other machines can reach {page}, and could look and search without a key; choose a "
@@ -107,7 +107,7 @@ def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | N
     ------
     InvalidArgumentError
         The file cannot be read or is not TOML; a name in it is unknown (the message says which one is near); a value
-        has the wrong type or is out of range; it would let others listen (see `check_listen`).
+        has the wrong type or is out of range; it would let others listen (see `refuse_eavesdroppers`).
     """
     values = {} if path is None else _read(Path(path))
     for name, value in (overrides or {}).items():

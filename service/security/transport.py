@@ -91,7 +91,18 @@ def add_port(server: grpc.aio.Server, address: str, transport: TransportConfig) 
 
 
 def check_listen(address: str, transport: TransportConfig, keys: bool) -> None:
-    """Refuse to listen beyond loopback without encryption, unless `insecure` says so; warn of what is then open.
+    """As `refuse_eavesdroppers`; and warn of what is open all the same."""
+    refuse_eavesdroppers(address, transport, keys)
+    if is_local(address):
+        return
+    if not transport.encrypted:
+        log.warning("plaintext: whoever is between a client and %s can read and change all that is sent", address)
+    if not keys and transport.client_ca is None:
+        log.warning("no keys and no client_ca: whoever reaches %s can read, change and drop everything", address)
+
+
+def refuse_eavesdroppers(address: str, transport: TransportConfig, keys: bool) -> None:
+    """Refuse to listen beyond loopback without encryption, unless `insecure` says so.
 
     Parameters
     ----------
@@ -107,18 +118,12 @@ def check_listen(address: str, transport: TransportConfig, keys: bool) -> None:
     InvalidArgumentError
         Others could reach the address and read what is sent, keys included.
     """
-    if is_local(address):
-        return
-    if not transport.encrypted and not transport.insecure:
+    if not (is_local(address) or transport.encrypted or transport.insecure):
         raise InvalidArgumentError(
             f"listen: other machines can reach {address}, and could read all that is sent"
             f"{', API keys included' if keys else ''}; give a certificate and private_key for TLS, "
             "or allow plaintext by insecure"
         )
-    if not transport.encrypted:
-        log.warning("plaintext: whoever is between a client and %s can read and change all that is sent", address)
-    if not keys and transport.client_ca is None:
-        log.warning("no keys and no client_ca: whoever reaches %s can read, change and drop everything", address)
 
 
 def is_local(address: str) -> bool:
@@ -130,7 +135,7 @@ def is_local(address: str) -> bool:
         return True
     bracketed = host.startswith("[") and host.endswith("]")
     try:
-        parsed = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        parsed = ipaddress.IPv6Address(host[1:-1]) if bracketed else ipaddress.IPv4Address(host)
     except ValueError:
         return False
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:

@@ -9,8 +9,11 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nearhash.protos.v1 import collections_pb2, collections_pb2_grpc, points_pb2, points_pb2_grpc
+from nearhash.service.security import interceptor
 from nearhash.service.security.attempts import FailedAttempts
 from nearhash.service.security.audit import AuditLog
 from nearhash.service.security.key_file import add_key, digest_of, remove_key
@@ -59,6 +62,26 @@ def test_without_a_good_key_nothing_is_answered(guarded, keys, outcome, metadata
 def test_a_good_key_is_taken_in_every_form(guarded, keys, outcome, form):
     name, value = form
     assert outcome(*count(guarded), metadata=[(name, value.format(keys.read))]).count == 7
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(("authorization", "x-api-key", "x-api-key-bin", "user-agent")),
+            st.text(max_size=8) | st.binary(max_size=8) | st.text(max_size=8).map(lambda token: f"Bearer {token}"),
+        ),
+        max_size=3,
+    )
+)
+def test_any_metadata_is_one_token_or_a_refusal(metadata):
+    try:
+        token = interceptor._token(metadata)
+    except interceptor.AuthenticationError as error:
+        assert error.code == "UNAUTHENTICATED"
+        assert str(error).partition(", got ")[0] == interceptor._EXPECTED  # nothing that came is shown
+    else:
+        assert any(name in ("authorization", "x-api-key") for name, _ in metadata)
+        assert isinstance(token, str)
 
 
 def test_the_same_key_twice_is_one_key(guarded, keys, outcome):

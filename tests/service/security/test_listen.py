@@ -33,6 +33,8 @@ BEYOND = [
     "0177.0.0.1:1",
     "2130706433:1",
     "128.0.0.1:1",
+    "::1:1",  # without brackets, gRPC takes all of it for the host
+    "[127.0.0.1]:1",
     "ipv4:127.0.0.1:1",
     "dns:///localhost:1",
     "*:1",
