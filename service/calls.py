@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import grpc
@@ -86,27 +87,32 @@ class Calls:
         self._audit = audit
         self._root = root
 
-    def handler(self, service: str, calls: Mapping[str, tuple[type[Message], Unary | Stream, str]]) -> Any:
+    def handler(
+        self,
+        service: str,
+        *,
+        reads: Mapping[str, tuple[type[Message], Unary]],
+        writes: Mapping[str, tuple[type[Message], Unary]] = MappingProxyType({}),
+        streams: Mapping[str, tuple[type[Message], Stream]] = MappingProxyType({}),
+    ) -> Any:
         """The handlers of a service as ``grpc.aio.Server.add_generic_rpc_handlers`` takes them.
 
         Parameters
         ----------
         service
             Full name.
-        calls
-            By name of the method: kind of request, function, and "read", "write" (recorded in the audit log), or
-            "stream".
+        reads, writes, streams
+            By name of the method: kind of request, and function. Writes are recorded in the audit log.
         """
         handlers = {}
-        for name, (kind, answer, manner) in calls.items():
-            method = f"/{service}/{name}"
-            if manner == "stream":
-                handlers[name] = grpc.unary_stream_rpc_method_handler(partial(self._stream, method, kind, answer))
-            else:
-                recorded = manner == "write" and self._audit is not None
-                handlers[name] = grpc.unary_unary_rpc_method_handler(
-                    partial(self._unary, method, kind, answer, recorded)
-                )
+        for recorded, unary in ((False, reads), (True, writes)):
+            for name, (kind, answer) in unary.items():
+                call = partial(self._unary, f"/{service}/{name}", kind, answer, recorded)
+                handlers[name] = grpc.unary_unary_rpc_method_handler(call)
+        for name, (kind, stream) in streams.items():
+            handlers[name] = grpc.unary_stream_rpc_method_handler(
+                partial(self._stream, f"/{service}/{name}", kind, stream)
+            )
         return grpc.method_handlers_generic_handler(service, handlers)
 
     async def _unary(

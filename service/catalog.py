@@ -58,9 +58,11 @@ class Catalog:
         """What is served under a name, if that is known without looking at the disk."""
         if self.index is not None and name == self.index.name:
             return self.index
-        if self._database is not None and self._database.read_only:
-            return None  # another process may have dropped it
-        return self._served.get(name)
+        served = self._served.get(name)
+        if served is not None and self._database is not None and self._database.read_only:
+            # Another process may have dropped it, or made another one of that name.
+            return served if served.serves(self._database.get(name)) else None
+        return served
 
     def find(self, name: str) -> Served:
         """What is served under a name; may look at the disk.

@@ -43,15 +43,17 @@ class CollectionHandlers:
         """The handlers in the form that ``grpc.aio.Server.add_generic_rpc_handlers`` takes."""
         return calls.handler(
             SERVICE_NAME,
-            {
-                "CreateCollection": (pb.CreateCollectionRequest, self._create, "write"),
-                "ListCollections": (pb.ListCollectionsRequest, self._list, "read"),
-                "DescribeCollection": (pb.DescribeCollectionRequest, self._describe, "read"),
-                "DropCollection": (pb.DropCollectionRequest, self._drop, "write"),
-                "SnapshotCollection": (pb.SnapshotCollectionRequest, self._snapshot, "write"),
-                "ListSnapshots": (pb.ListSnapshotsRequest, self._list_snapshots, "read"),
-                "RestoreCollection": (pb.RestoreCollectionRequest, self._restore, "write"),
-                "GetStats": (pb.GetStatsRequest, self._get_stats, "read"),
+            reads={
+                "ListCollections": (pb.ListCollectionsRequest, self._list),
+                "DescribeCollection": (pb.DescribeCollectionRequest, self._describe),
+                "ListSnapshots": (pb.ListSnapshotsRequest, self._list_snapshots),
+                "GetStats": (pb.GetStatsRequest, self._get_stats),
+            },
+            writes={
+                "CreateCollection": (pb.CreateCollectionRequest, self._create),
+                "DropCollection": (pb.DropCollectionRequest, self._drop),
+                "SnapshotCollection": (pb.SnapshotCollectionRequest, self._snapshot),
+                "RestoreCollection": (pb.RestoreCollectionRequest, self._restore),
             },
         )
 

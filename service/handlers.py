@@ -32,9 +32,9 @@ class SearchHandlers:
         """The handlers in the form that ``grpc.aio.Server.add_generic_rpc_handlers`` takes."""
         return calls.handler(
             SERVICE_NAME,
-            {
-                "Search": (search_pb2.SearchRequest, self._search, "read"),
-                "GetInfo": (search_pb2.GetInfoRequest, self._get_info, "read"),
+            reads={
+                "Search": (search_pb2.SearchRequest, self._search),
+                "GetInfo": (search_pb2.GetInfoRequest, self._get_info),
             },
         )
 

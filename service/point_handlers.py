@@ -32,13 +32,15 @@ class PointHandlers:
         """The handlers in the form that ``grpc.aio.Server.add_generic_rpc_handlers`` takes."""
         return calls.handler(
             SERVICE_NAME,
-            {
-                "Upsert": (points_pb2.UpsertRequest, self._upsert, "write"),
-                "Delete": (points_pb2.DeleteRequest, self._delete, "write"),
-                "Get": (points_pb2.GetRequest, self._get, "read"),
-                "Count": (points_pb2.CountRequest, self._count, "read"),
-                "Scroll": (points_pb2.ScrollRequest, self._scroll, "stream"),
+            reads={
+                "Get": (points_pb2.GetRequest, self._get),
+                "Count": (points_pb2.CountRequest, self._count),
             },
+            writes={
+                "Upsert": (points_pb2.UpsertRequest, self._upsert),
+                "Delete": (points_pb2.DeleteRequest, self._delete),
+            },
+            streams={"Scroll": (points_pb2.ScrollRequest, self._scroll)},
         )
 
     async def _upsert(self, request: points_pb2.UpsertRequest, call: Call) -> bytes:

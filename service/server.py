@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
@@ -16,7 +18,8 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from numpy.typing import NDArray
 
-from nearhash.errors import InvalidArgumentError
+from nearhash.errors import InvalidArgumentError, ServiceError
+from nearhash.protos.v1 import collections_pb2
 from nearhash.service.calls import Calls
 from nearhash.service.catalog import Catalog
 from nearhash.service.collection_handlers import SERVICE_NAME as COLLECTION_SERVICE
@@ -24,11 +27,13 @@ from nearhash.service.collection_handlers import CollectionHandlers
 from nearhash.service.config import ServerConfig
 from nearhash.service.engine.collection import Collection
 from nearhash.service.engine.database import Database
+from nearhash.service.forwarding import forwarding_handler
 from nearhash.service.handlers import SERVICE_NAME as SEARCH_SERVICE
 from nearhash.service.handlers import SearchHandlers
 from nearhash.service.point_handlers import SERVICE_NAME as POINT_SERVICE
 from nearhash.service.point_handlers import PointHandlers
 from nearhash.service.queues import Queues
+from nearhash.service.readers import Readers, ReaderTask
 from nearhash.service.searchable import Searchable, ServedIndex
 from nearhash.service.security.audit import AuditLog
 from nearhash.service.security.interceptor import AuthInterceptor
@@ -42,6 +47,10 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 SERVICE_NAMES = (SEARCH_SERVICE, POINT_SERVICE, COLLECTION_SERVICE)
 
 _BATCH = 64  # rows that make an index choose its kernels for batches
+_LOOK_SECONDS = 1.0  # between looks of a reader process for its parent and for new collections
+_SOCKET = "writer.sock"
+_WRITES = ("Upsert", "Delete")
+_COLLECTION_METHODS = collections_pb2.DESCRIPTOR.services_by_name["CollectionService"].methods_by_name
 _STREAMS = 4  # times `max_pending`
 _LAST_BYTES = 1.0  # seconds for answers that are already computed to leave the machine
 
@@ -59,6 +68,15 @@ class Server:
         Limits, sizes and security.
     database
         The collections; whoever opened it closes it after the server has stopped.
+    readers
+        Processes that serve reads on the same port, see `readers.Readers`.
+    writer
+        In such a process: address of the one that writes. All that it does is handed on to it.
+
+    Raises
+    ------
+    InvalidArgumentError
+        There is nothing to serve; or readers for an index, which cannot be handed to them.
     """
 
     def __init__(
@@ -67,13 +85,23 @@ class Server:
         address: str = DEFAULT_ADDRESS,
         config: ServerConfig | None = None,
         database: Database | None = None,
+        *,
+        readers: int = 0,
+        writer: str | None = None,
     ) -> None:
+        if readers and (database is None or index is not None):
+            raise InvalidArgumentError("readers: expected 0, as not only collections are served")
         self._address = address
+        self._reader_count = readers
+        self._readers: Readers | None = None
+        self._socket_folder: TemporaryDirectory[str] | None = None
+        self._writer = None if writer is None else grpc.aio.insecure_channel(writer, options=_writer_options(config))
         self._config = config or ServerConfig()
         self._catalog = Catalog(self._config.collection, index, database)
         self._database = database
         self._queues = Queues(self._config)
         self._health = health_aio.HealthServicer()
+        self._announced: set[str] = set()
         self._ring, self._audit = _security(self._config)
         self._server = self._built()
 
@@ -90,15 +118,19 @@ class Server:
         address = self._bound(self._address)
         for service in ("", *SERVICE_NAMES, *self._catalog.names()):
             await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        if self._reader_count:
+            self._socket_folder = TemporaryDirectory(prefix="nearhash-")  # mode 700: nobody else can open the socket
+            self._server.add_insecure_port(f"unix:{self._socket_folder.name}/{_SOCKET}")
         await self._server.start()
         try:
             await asyncio.get_running_loop().run_in_executor(None, self._warm)
+            if self._reader_count:
+                await self._start_readers(address)  # after the kernels are compiled, which one process does best
         except BaseException:
             await self._server.stop(None)
+            self._close_socket()
             raise
-        for name in self._catalog.names():
-            if name not in self._catalog.failed():
-                await self._announce(name, True)
+        await self.report_collections()
         for service in ("", *SERVICE_NAMES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         log.info("serving on %s", address)
@@ -107,6 +139,8 @@ class Server:
     async def drain(self) -> None:
         """Report NOT_SERVING, accept nothing new, finish what was accepted within the grace period, and stop."""
         await self._health.enter_graceful_shutdown()
+        if self._readers is not None:
+            await self._readers.stop()  # while this process still answers what they hand on
         stopped = asyncio.ensure_future(self._server.stop(self._config.grace))
         # A client that watches the health keeps its call open for ever; only requests are worth waiting for.
         while self._queues.pending and not stopped.done():
@@ -114,6 +148,9 @@ class Server:
         await self._server.stop(min(_LAST_BYTES, self._config.grace))
         await stopped
         await asyncio.get_running_loop().run_in_executor(None, self._queues.close)
+        if self._writer is not None:
+            await self._writer.close()
+        self._close_socket()
         if self._audit is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._audit.close)
         log.info("stopped")
@@ -139,7 +176,8 @@ class Server:
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_send_message_length", limits.max_message_bytes),
                 ("grpc.max_concurrent_streams", _STREAMS * limits.max_pending),  # of a connection; further ones wait
-                ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it silently
+                # A second server on the port must fail, not share it silently; readers share it.
+                ("grpc.so_reuseport", int(self._reader_count > 0 or self._writer is not None)),
             ],
         )
         root = None if self._database is None else str(self._database.root)
@@ -149,6 +187,11 @@ class Server:
             PointHandlers(self._catalog, self._config, self._queues).generic_handler(calls),
             CollectionHandlers(self._catalog, self._config, self._queues, self._announce).generic_handler(calls),
         )
+        if self._writer is not None:  # for a method of several handlers, the first one is called
+            forwarded = ((POINT_SERVICE, _WRITES), (COLLECTION_SERVICE, tuple(_COLLECTION_METHODS)))
+            server.add_generic_rpc_handlers(
+                tuple(forwarding_handler(service, methods, self._writer) for service, methods in forwarded)
+            )
         server.add_generic_rpc_handlers(handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICE_NAMES, HEALTH_NAME, reflection.SERVICE_NAME), server)
@@ -159,10 +202,32 @@ class Server:
         if not (separator and host and port.isdecimal() and int(port) < 2**16):
             raise InvalidArgumentError(f"address: expected host:port, got {address!r}")
         check_listen(address, self._config.transport, self._ring is not None)
+        if self._reader_count and int(port):
+            _check_free(host, int(port))
         return f"{host}:{add_port(self._server, address, self._config.transport)}"
+
+    async def _start_readers(self, address: str) -> None:
+        assert self._database is not None
+        assert self._socket_folder is not None
+        task = ReaderTask(self._database.root, address, f"unix:{self._socket_folder.name}/{_SOCKET}", self._config)
+        self._readers = Readers(task, self._reader_count)
+        await self._readers.start()
+
+    def _close_socket(self) -> None:
+        if self._socket_folder is not None:
+            self._socket_folder.cleanup()
+
+    async def report_collections(self) -> None:
+        """Report the health of all collections, those that other processes have made or dropped included."""
+        names = set(await asyncio.get_running_loop().run_in_executor(None, self._catalog.names))
+        for name in names - self._catalog.failed().keys() - self._announced:
+            await self._announce(name, True)
+        for name in self._announced - names:
+            await self._announce(name, False)
 
     async def _announce(self, name: str, there: bool) -> None:
         """Report the health of a collection."""
+        (self._announced.add if there else self._announced.discard)(name)
         if name not in SERVICE_NAMES:
             status = health_pb2.HealthCheckResponse
             await self._health.set(name, status.SERVING if there else status.SERVICE_UNKNOWN)
@@ -184,6 +249,22 @@ class Server:
                 if (collection.metric, kinds) not in warmed:
                     warmed.add((collection.metric, kinds))
                     _warm_collection(collection, self._config.search_threads)
+
+
+def _writer_options(config: ServerConfig | None) -> list[tuple[str, int]]:
+    limit = (config or ServerConfig()).limits.max_message_bytes
+    return [("grpc.max_send_message_length", limit), ("grpc.max_receive_message_length", limit)]
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise ServiceError if somebody listens on a port: sharing it with readers would also share it with strangers."""
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger are no listeners
+        try:
+            probe.bind((host.strip("[]"), port))
+        except OSError as error:
+            raise ServiceError(f"address: cannot listen on {host}:{port}: {error.strerror}", "UNAVAILABLE") from error
 
 
 def _security(config: ServerConfig) -> tuple[KeyRing | None, AuditLog | None]:
@@ -224,6 +305,7 @@ def serve(
     config: ServerConfig | None = None,
     on_ready: Callable[[str], None] | None = None,
     database: Database | None = None,
+    readers: int = 0,
 ) -> None:
     """Serve until SIGTERM or SIGINT; then drain and return. Call it from the main thread.
 
@@ -242,6 +324,9 @@ def serve(
         Called with the address in use once the server reports SERVING.
     database
         Collections.
+    readers
+        Processes that serve reads on the same port beside this one, which writes. For collections only; the main module
+        of the program must be one that can be imported (``if __name__ == "__main__":``).
 
     Raises
     ------
@@ -250,26 +335,44 @@ def serve(
     ServiceError
         The address cannot be listened on.
     """
-    asyncio.run(_serve(index, address, config, on_ready, database))
+
+    async def run() -> None:
+        await _serve(Server(index, address, config, database, readers=readers), on_ready)
+
+    asyncio.run(run())
+
+
+def serve_reader(
+    database: Database, task: ReaderTask, on_ready: Callable[[str], None], orphaned: Callable[[], bool]
+) -> None:
+    """What `serve` is in a reader process; also ends when `orphaned` says so."""
+
+    async def run() -> None:
+        server = Server(None, task.address, task.config, database, writer=task.writer)
+        await _serve(server, on_ready, orphaned)
+
+    asyncio.run(run())
 
 
 async def _serve(
-    index: Searchable | None,
-    address: str,
-    config: ServerConfig | None,
-    on_ready: Callable[[str], None] | None,
-    database: Database | None,
+    server: Server, on_ready: Callable[[str], None] | None, orphaned: Callable[[], bool] | None = None
 ) -> None:
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[None] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, None)
-    server = Server(index, address, config, database)
     loop.add_signal_handler(signal.SIGHUP, server.reload)
     bound = await server.start()
     if on_ready is not None:
         on_ready(bound)
-    await signals.get()
+    stopping = asyncio.ensure_future(signals.get())
+    while not stopping.done():
+        await asyncio.wait([stopping], timeout=_LOOK_SECONDS if orphaned is not None else None)
+        if orphaned is not None and not stopping.done():
+            if orphaned():
+                stopping.cancel()
+                break
+            await server.report_collections()
     drained = asyncio.ensure_future(server.drain())
     again = asyncio.ensure_future(signals.get())
     await asyncio.wait([drained, again], return_when=asyncio.FIRST_COMPLETED)

@@ -60,6 +60,7 @@ class Database:
         self._most = most
         self._guard = threading.RLock()
         self._open: dict[str, Collection] = {}
+        self._identities: dict[str, tuple[int, int] | None] = {}  # of their files, when they were opened
         self._failed: dict[str, NearhashError] = {}
         self._closed = False
         self.on_event: Callable[[str, dict[str, Any]], None] | None = None
@@ -128,10 +129,12 @@ class Database:
             What kept it from being opened.
         """
         opened = self._open.get(name)
-        if opened is not None and not (self._read_only and not (self._folder(name) / FILE).exists()):
+        if opened is not None and (not self._read_only or self._identity(name) == self._identities.get(name)):
             return opened
         with self._guard:
             self._check_open()
+            if opened is not None and self._open.get(name) is opened:
+                self._forget(name)  # another process has dropped it
             if name in self._failed:
                 raise self._failed[name]
             known = isinstance(name, str) and NAME.fullmatch(name) and (self._folder(name) / FILE).is_file()
@@ -219,7 +222,16 @@ class Database:
         folders = (self._root / COLLECTIONS).iterdir()
         return sorted(path.name for path in folders if NAME.fullmatch(path.name) and (path / FILE).is_file())
 
+    def _identity(self, name: str) -> tuple[int, int] | None:
+        """Of the file that the name leads to: another one once the collection was dropped and made anew."""
+        try:
+            found = os.stat(self._folder(name) / FILE)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
     def _opened(self, name: str) -> Collection:
+        self._identities[name] = self._identity(name)
         collection = Collection(self._folder(name), threads=self._threads, read_only=self._read_only)
         collection.on_event = self._noted
         self._open[name] = collection

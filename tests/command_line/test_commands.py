@@ -264,8 +264,9 @@ def test_defaults_that_help_names_are_those_of_the_library() -> None:
         assert shown(search, option) == str(inspect.signature(nh.IVFIndex.search).parameters[option].default)
     assert shown(build, "dtype") == inspect.signature(nh.FlatIndex).parameters["dtype"].default
     assert shown(search, "beam") == str(inspect.signature(nh.GraphIndex.search).parameters["beam"].default)
-    limits, settings = Limits(), inspect.signature(serve).parameters
+    limits = Limits()
     for option in ("max_k", "max_rows", "max_pending", "max_message_bytes"):
-        assert settings[option].default == getattr(limits, option)
-    assert settings["grace"].default == ServerConfig().grace
-    assert settings["listen"].default == DEFAULT_ADDRESS
+        assert shown(serve, option) == str(getattr(limits, option))
+    assert float(shown(serve, "grace")) == ServerConfig().grace
+    assert shown(serve, "threads") == str(ServerConfig().search_threads)
+    assert shown(serve, "listen") == DEFAULT_ADDRESS
