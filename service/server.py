@@ -116,7 +116,7 @@ class Server:
             The address cannot be listened on.
         """
         address = self._bound(self._address)
-        for service in ("", *SERVICE_NAMES, *self._catalog.names()):
+        for service in ("", *SERVICE_NAMES, *(self._catalog.names() if self._ring is None else ())):
             await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         if self._reader_count:
             self._socket_folder = TemporaryDirectory(prefix="nearhash-")  # mode 700: nobody else can open the socket
@@ -228,7 +228,8 @@ class Server:
     async def _announce(self, name: str, there: bool) -> None:
         """Report the health of a collection."""
         (self._announced.add if there else self._announced.discard)(name)
-        if name not in SERVICE_NAMES:
+        # Health is told to everybody: where there are keys, it must not tell which collections there are.
+        if name not in SERVICE_NAMES and self._ring is None:
             status = health_pb2.HealthCheckResponse
             await self._health.set(name, status.SERVING if there else status.SERVICE_UNKNOWN)
 
