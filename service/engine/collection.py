@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
-from nearhash.service.engine.payloads import as_payloads
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import (
@@ -35,10 +34,12 @@ from nearhash.kernels.threads import resolve_threads
 from nearhash.service.engine.commits import GroupCommit, Operation
 from nearhash.service.engine.failpoints import reach
 from nearhash.service.engine.identifiers import as_point_ids
+from nearhash.service.engine.kinds import Workload
 from nearhash.service.engine.live import Change, Views, changed, load_views, newer
 from nearhash.service.engine.lock import DirectoryLock
 from nearhash.service.engine.maintenance import Maintenance
-from nearhash.service.engine.parts import Wanted
+from nearhash.service.engine.parts import Part, Wanted
+from nearhash.service.engine.payloads import as_payloads
 from nearhash.service.engine.results import Deleted, Found, Page, Point, PointId, Written
 from nearhash.service.engine.searching import Effort, Neighbours, count_views, search_views
 from nearhash.service.engine.segments import FOLDER, disk_bytes, index_path
@@ -52,7 +53,7 @@ Answer = TypeVar("Answer")
 
 MAX_REQUEST_ID = 128  # bytes
 _SETTINGS = ("dim", "metric", "labels", "index", "index_options", "seal_at")
-_BUFFERS = 16  # times `seal_at` that the buffer may hold before writes wait for it to be sealed
+_BUFFER_BYTES = 128 << 20  # of vectors in the buffer at which writes wait for it to be sealed
 
 
 class Collection:
@@ -149,6 +150,7 @@ class Collection:
         self._refreshing = threading.Lock()
         self._files = threading.Lock()  # held while files of segments are removed, or copied
         self._commits = GroupCommit(self._commit)
+        self._workload = Workload()
         self._maintenance = Maintenance(self)
         if not self._read_only:
             self._maintenance.start()
@@ -313,9 +315,9 @@ class Collection:
 
     def _await_room(self) -> None:
         """Hold a write back while the buffer grows faster than segments are built."""
-        most = _BUFFERS * self._settings.seal_at
+        most = max(4 * self._settings.seal_at, _BUFFER_BYTES // (4 * self.dim))
         while self._unsealed_rows() > most and self._stopped is None and not self._closed:
-            if self._maintenance.task == "idle" and self._maintenance.last_error is not None:
+            if not self._maintenance.busy and self._maintenance.last_error is not None:
                 return  # it may never be sealed; the disk has what matters
             time.sleep(0.01)
 
@@ -394,11 +396,12 @@ class Collection:
         Found
             Ids, distances and what else was asked for; ties in the order in which points were written.
         """
-        matrix = as_float32(as_matrix(queries, self.dim, "queries"), "queries")
+        matrix = as_matrix(queries, self.dim, "queries")
         k = check_count(k, "k")
         thoroughness = Effort(effort, recall)
         thoroughness.check()
         views = self._current()
+        self._workload.note(len(matrix))
         found = self._nearest(views, matrix, k, window, window_label, _predicate(filter), thoroughness, threads)
         return self._found(views, found, payloads, vectors)
 
@@ -423,13 +426,14 @@ class Collection:
         # Indexes know the first label only: for others, one search for each window.
         distinct, which = np.unique(windows, axis=0, return_inverse=True)
         shape = (len(queries), k)
-        result = Neighbours(np.full(shape, -1), np.full(shape, -1), np.full(shape, np.inf, np.float32))
+        origins, positions = np.full(shape, -1), np.full(shape, -1)
+        distances = np.full(shape, np.inf, np.float32)
         for turn, (lo, hi) in enumerate(distinct.tolist()):
             own = np.flatnonzero(which.reshape(-1) == turn)
             bounded = wanted._replace(bounds=((number, lo, hi),))
             some = search_views(views, queries[own], k, None, bounded, effort, threads)
-            result.views[own], result.positions[own], result.distances[own] = some
-        return result
+            origins[own], positions[own], distances[own] = some
+        return Neighbours(origins, positions, distances)
 
     def _label_number(self, window: ArrayLike | None, label: str | None) -> int:
         names = self._settings.labels
@@ -440,46 +444,46 @@ class Collection:
         return 0 if label is None else names.index(label)
 
     def _found(self, views: Views, found: Neighbours, payloads: bool, vectors: bool) -> Found:
-        shape = found.positions.shape
-        origins, positions = found.views.reshape(-1), found.positions.reshape(-1)
-        codes = np.full(len(origins), -1, np.int64)
-        rows = np.full(len(origins), -1, np.int64)
-        texts: dict[int, str] = {}
-        for number in np.unique(origins[origins >= 0]).tolist():
-            part, here = views[number].part, np.flatnonzero(origins == number)
+        positions = found.positions
+        missing = positions < 0
+        codes = np.full(positions.shape, -1, np.int64)
+        rows = np.full(positions.shape, -1, np.int64)
+        texts: list[tuple[NDArray[np.bool_], Part]] = []
+        for number in [found.views] if isinstance(found.views, int) else np.unique(found.views).tolist():
+            part = views[number].part
+            if not len(part):
+                continue
+            here = ~missing if isinstance(found.views, int) else (found.views == number) & ~missing
             codes[here] = part.codes[positions[here]]
-            rows[here] = part.rows[positions[here]]
+            if payloads or vectors:
+                rows[here] = part.rows[positions[here]]
             if len(part.texts):
-                for place in here[codes[here] < -1].tolist():
-                    texts[place] = part.texts[-2 - int(codes[place])]
+                texts.append((here & (codes < -1), part))
         ids: NDArray[Any] = codes
-        if texts:
+        if any(here.any() for here, _ in texts):
             ids = codes.astype(object)
-            ids[codes == -1] = None
-            for place, text in texts.items():
-                ids[place] = text
+            ids[missing] = None
+            for here, part in texts:
+                ids[here] = [part.texts[-2 - code] for code in codes[here].tolist()]
         return Found(
-            ids.reshape(shape),
+            ids,
             found.distances,
-            self._payloads_of(rows, shape) if payloads else None,
-            self._vectors_of(rows, shape) if vectors else None,
+            self._payloads_of(rows) if payloads else None,
+            self._vectors_of(rows) if vectors else None,
         )
 
-    def _payloads_of(self, rows: NDArray[np.int64], shape: tuple[int, ...]) -> list[list[dict[str, Any] | None]]:
+    def _payloads_of(self, rows: NDArray[np.int64]) -> list[list[dict[str, Any] | None]]:
         distinct = np.unique(rows[rows >= 0])
         texts = self._store.payloads(distinct)
-        known = {
-            row: None if text is None else json.loads(text) for row, text in zip(distinct.tolist(), texts, strict=True)
-        }
-        flat = [known.get(row) for row in rows.tolist()]
-        return [flat[start : start + shape[1]] for start in range(0, len(flat), shape[1])]
+        known = {row: _parsed(text) for row, text in zip(distinct.tolist(), texts, strict=True)}
+        return [[known.get(row) for row in own] for own in rows.tolist()]
 
-    def _vectors_of(self, rows: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def _vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         distinct, which = np.unique(rows[rows >= 0], return_inverse=True)
-        result = np.zeros((len(rows), self.dim), np.float32)
+        result = np.zeros((*rows.shape, self.dim), np.float32)
         with self._store.reader() as connection:
             result[rows >= 0] = self._store.vectors(connection, distinct)[which]
-        return result.reshape(*shape, self.dim)
+        return result
 
     def get(self, ids: Any, *, vectors: bool = False, payloads: bool = True) -> list[Point | None]:
         """Points by id, in the order of the ids; None where there is none.
@@ -672,9 +676,7 @@ class Collection:
             "wal_bytes": self._store.log_bytes,
             "pending_writes": self._commits.pending,
             "background": {
-                "task": maintenance.task,
-                "done": maintenance.progress[0],
-                "total": maintenance.progress[1],
+                **maintenance.state(),
                 "seals": maintenance.seals,
                 "merges": maintenance.merges,
                 "checkpoints": maintenance.checkpoints,

@@ -9,15 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearhash.errors import InvalidArgumentError
-from nearhash.index.arguments import check_count
+from nearhash.index.arguments import as_float32, check_count
 from nearhash.service.engine.kinds import ALL_EFFORTS, EFFORTS
 from nearhash.service.engine.parts import View, Wanted
 
 
 class Neighbours(NamedTuple):
-    """The nearest points of each query, as places: which view (q, k), -1 for none, and which position in it (q, k)."""
+    """The nearest points of each query, as places.
 
-    views: NDArray[np.int64]
+    views: which view each is in, (q, k), or one number for all; positions (q, k) in it, -1 for none; distances (q, k).
+    """
+
+    views: NDArray[np.int64] | int
     positions: NDArray[np.int64]
     distances: NDArray[np.float32]
 
@@ -60,18 +63,16 @@ def search_views(
     asked = [number for number, view in enumerate(views) if view.count]
     found = [_search_view(views[number], queries, k, window, wanted, effort, threads) for number in asked]
     if len(found) == 1:
-        positions, distances = found[0]
-        return Neighbours(np.where(positions >= 0, asked[0], -1), positions, distances)
+        return Neighbours(asked[0], *found[0])
     if not found:
+        as_float32(queries, "queries")  # an index would have looked at them
         shape = (len(queries), k)
-        return Neighbours(np.full(shape, -1), np.full(shape, -1), np.full(shape, np.inf, np.float32))
+        return Neighbours(0, np.full(shape, -1), np.full(shape, np.inf, np.float32))
     positions = np.concatenate([one for one, _ in found], axis=1)
     distances = np.concatenate([one for _, one in found], axis=1)
-    numbers = np.repeat(np.array(asked), k)[None]
     order = np.argsort(distances, axis=1, kind="stable")[:, :k]
-    positions = np.take_along_axis(positions, order, axis=1)
-    origins = np.where(positions >= 0, np.take_along_axis(np.broadcast_to(numbers, distances.shape), order, axis=1), -1)
-    return Neighbours(origins, positions, np.take_along_axis(distances, order, axis=1))
+    rows = np.arange(len(queries))[:, None]
+    return Neighbours(np.repeat(np.array(asked), k)[order], positions[rows, order], distances[rows, order])
 
 
 def _search_view(

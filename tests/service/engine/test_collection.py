@@ -1,6 +1,7 @@
 """Collections: what they take, what they find, and what they refuse."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from nearhash.errors import (
     ReadOnlyError,
     UnknownCollectionError,
 )
-from nearhash.service.engine import kinds
+from nearhash.service.engine import failpoints, kinds, maintenance
 from nearhash.service.engine.results import Deleted, Point, Written
 
 DIM = 6
@@ -453,3 +454,53 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+
+
+def test_auto_makes_graphs_for_single_queries_once_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(kinds, "FLAT_BELOW", 50)
+    monkeypatch.setattr(kinds, "GRAPH_FROM", 200)
+    monkeypatch.setattr(kinds, "ENOUGH_QUERIES", 100)
+    monkeypatch.setattr(maintenance, "IDLE_SECONDS", 0.05)
+    rows = vectors_of(400, 2)
+
+    def segment_kinds(collection):
+        return [segment["kind"] for segment in collection.stats()["segments"]]
+
+    with nh.Collection(tmp_path / "c", dim=DIM, seal_at=300) as collection:
+        collection.upsert(range(400), rows)
+        for _ in range(20):
+            collection.search(rows[:10])
+        collection.compact()
+        assert segment_kinds(collection) == ["ivf"]
+        for row in rows[:300]:
+            collection.search(row)
+        for _ in range(200):
+            if segment_kinds(collection) == ["graph"]:
+                break
+            time.sleep(0.02)
+        assert segment_kinds(collection) == ["graph"]
+        assert collection.search(rows[7], k=1).ids.tolist() == [[7]]
+
+
+def test_background_work_reports_its_failure_and_tries_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(maintenance, "_FIRST_PAUSE", 0.02)
+    events = []
+    with nh.Collection(tmp_path / "c", dim=DIM, seal_at=10) as collection:
+        collection.on_event = lambda kind, detail: events.append((kind, detail))
+        failpoints.arm("seal.saved=full")
+        collection.upsert(range(20), vectors_of(20))
+        for _ in range(200):
+            if collection.stats()["background"]["last_error"]:
+                break
+            time.sleep(0.02)
+        assert "full" in collection.stats()["background"]["last_error"]
+        assert collection.state == "ok"
+        assert collection.search(vectors_of(1), k=1).ids.tolist() == [[0]]
+        failpoints.arm(None)
+        for _ in range(200):
+            if collection.stats()["segments"]:
+                break
+            time.sleep(0.02)
+        assert collection.stats()["segments"][0]["size"] == 20
+    assert "error" in [kind for kind, _ in events]
+    assert events[-1] == ("sealing", {"collection": "c", "rows": 20, "segment": 2})
