@@ -19,7 +19,8 @@ MAX_VALUES = 1 << 20
 MAX_NAME = 256  # bytes
 MAX_TEXT = 4096  # characters
 
-Value = int | float | str
+Value = int | float | str | bool
+_KINDS: dict[type, int] = {int: 0, float: 0, bool: 1, str: 2}
 
 
 class Predicate(ABC):
@@ -86,7 +87,7 @@ class Eq(Test):
 
 @dataclass(frozen=True, repr=False)
 class IsIn(Test):
-    """The attribute is one of `values`, which are distinct and ascend, numbers before texts."""
+    """The attribute is one of `values`, which are distinct and ascend: numbers, then booleans, then texts."""
 
     values: tuple[Value, ...]
 
@@ -109,7 +110,8 @@ class Range(Test):
         for name in ("lo", "hi"):
             bound = getattr(self, name)
             if bound is not None:
-                object.__setattr__(self, name, as_value(bound, f"where.range {name}", MOST + 1))
+                value = as_value(bound, f"where.range {name}", MOST + 1)
+                object.__setattr__(self, name, int(value) if isinstance(value, bool) else value)
         lo, hi = self.lo, self.hi
         if lo is None or hi is None:
             return
@@ -237,9 +239,10 @@ def isin(column: str, values: ArrayLike) -> IsIn:
         raise InvalidArgumentError(
             f"where.isin: expected values of one dimension, at most {MAX_VALUES:,}, got shape {np.shape(values)}"
         )
-    if any(isinstance(one, str | float | np.floating) for one in given):
-        distinct = {as_value(one, "where.isin") for one in given}
-        return IsIn(column, tuple(sorted(distinct, key=lambda one: (isinstance(one, str), one))))
+    if any(isinstance(one, str | float | np.floating | bool | np.bool_) for one in given):
+        own = [as_value(one, "where.isin") for one in given]
+        distinct = {(_KINDS[type(one)], one) for one in own}  # by kind, too: True == 1
+        return IsIn(column, tuple(value for _, value in sorted(distinct)))
     return IsIn(column, tuple(np.unique(integers(given, "where.isin")).tolist()))
 
 
@@ -251,7 +254,9 @@ def check_field(name: Any) -> str:
 
 
 def as_value(value: Any, name: str, most: int = MOST) -> Value:
-    """A value to compare with: an integer or bool as int, a finite float, as int where it is whole, or a text."""
+    """A value to compare with: an integer, a finite float, as int where it is whole, a bool, or a text."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
     if isinstance(value, str):
         if len(value) > MAX_TEXT:
             raise InvalidArgumentError(

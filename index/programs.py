@@ -87,7 +87,10 @@ def _test(test: Test) -> tuple[int, list[int]]:
     if isinstance(test, Exists):
         raise InvalidArgumentError("where: every vector of an index has all its attributes; exists is for payloads")
     assert isinstance(test, IsIn)
-    return _members(tuple(map(_integer, test.values)))
+    values = tuple(map(_integer, test.values))
+    # True is 1 to an index, and stands behind all numbers.
+    mixed = any(isinstance(value, bool) for value in test.values)
+    return _members(tuple(sorted(set(values))) if mixed else values)
 
 
 def _integer(value: Value) -> int:
@@ -95,7 +98,7 @@ def _integer(value: Value) -> int:
         raise InvalidArgumentError(
             f"where: attributes of an index are integers, got {value!r:.80}; texts are for payloads"
         )
-    return value
+    return int(value)
 
 
 def _range(first: int, last: int) -> list[int]:

@@ -1,14 +1,15 @@
 """Payloads of a part in columns, one for each field that a filter has named, so that filters are array operations.
 
 A column has a number for each distinct value and, for each row, the number of its value. A test looks at the distinct
-values; its verdict for the rows is a look-up. Rows never change, so neither do verdicts.
+values; its verdict for the rows is a look-up. Rows never change, so neither do verdicts; those of later rows are
+added to them.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -21,7 +22,8 @@ from nearhash.index.predicates import And, AnyBits, Combination, Eq, Exists, IsI
 Bools = NDArray[np.bool_]
 
 _MISSING, _NO_VALUE = -1, -2  # codes of rows without the field, and of rows where it is a list or an object
-_KEPT_VERDICTS = 32
+_KEPT_BYTES = 32 << 20  # of verdicts
+_AT_ONCE = 1 << 20  # bytes of payloads that are parsed as one JSON text
 _EXACT = 2.0**53  # integers up to it are float64
 
 
@@ -35,12 +37,15 @@ class PayloadColumns:
     """
 
     def __init__(self, payloads: Iterable[bytes | None] = ()) -> None:
-        self._payloads = list(payloads)
+        self._payloads: list[bytes | None] = []
+        self._payload_bytes = 0
         self._read: Callable[[], Iterable[bytes | None]] | None = None
-        self._rows = len(self._payloads)
+        self._rows = 0
         self._columns: dict[str, _Column] = {}
-        self._verdicts: dict[Predicate, Bools] = {}
+        self._verdicts: dict[str, Bools] = {}  # by predicate, as JSON: == takes True for 1; least recently used first
+        self._kept_bytes = 0
         self._lock = threading.Lock()
+        self.append(payloads)
 
     @classmethod
     def from_source(cls, rows: int, read: Callable[[], Iterable[bytes | None]]) -> PayloadColumns:
@@ -54,53 +59,66 @@ class PayloadColumns:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of columns and payloads, about."""
-        return sum(column.nbytes for column in self._columns.values()) + sum(len(one or b"") for one in self._payloads)
+        """Bytes of payloads, columns and kept verdicts, about."""
+        return self._payload_bytes + self._kept_bytes + sum(column.nbytes for column in list(self._columns.values()))
 
     def append(self, payloads: Iterable[bytes | None]) -> None:
         """Add rows."""
-        self._payloads.extend(payloads)
+        own = list(payloads)
+        self._payloads.extend(own)
+        self._payload_bytes += sum(len(one) for one in own if one is not None)
         self._rows = len(self._payloads)
 
     def matches(self, predicate: Predicate, rows: int) -> Bools:
-        """(rows,) which of the first rows satisfy a predicate; not to be written to."""
-        sealed = self._read is not None
+        """(rows,) which of the first rows satisfy a predicate; cannot be written to."""
+        key = predicate.to_json()
         with self._lock:
-            kept = self._verdicts.get(predicate)
-            if kept is not None:
-                return kept[:rows]
-            self._extend(set(predicate.columns()), rows)
-            verdict = self._verdict(predicate, rows)
-            if sealed:  # those of a buffer would have to grow; they cost little
-                while len(self._verdicts) >= _KEPT_VERDICTS:
-                    self._verdicts.pop(next(iter(self._verdicts)))
-                self._verdicts[predicate] = verdict
-        return verdict
+            verdict = self._verdicts.pop(key, np.zeros(0, np.bool_))
+            self._kept_bytes -= len(key) + len(verdict) if len(verdict) else 0
+            if len(verdict) < rows:
+                self._extend(set(predicate.columns()), rows)
+                fresh = self._verdict(predicate, len(verdict), rows)
+                verdict = np.concatenate([verdict, fresh]) if len(verdict) else fresh
+                verdict.setflags(write=False)
+            self._keep(key, verdict)
+        return verdict[:rows]
+
+    def _keep(self, key: str, verdict: Bools) -> None:
+        """Keep a verdict as the one used last; those not used for longest make room."""
+        size = len(key) + len(verdict)
+        if not len(verdict) or size > _KEPT_BYTES:
+            return
+        while self._kept_bytes + size > _KEPT_BYTES:
+            oldest = next(iter(self._verdicts))
+            self._kept_bytes -= len(oldest) + len(self._verdicts.pop(oldest))
+        self._verdicts[key] = verdict
+        self._kept_bytes += size
 
     def _extend(self, fields: set[str], rows: int) -> None:
         """Let the columns of these fields reach to `rows`; each payload is parsed once."""
-        for field in fields - self._columns.keys():
-            self._columns[field] = _Column(field)
-        lacking = [column for column in (self._columns[field] for field in fields) if len(column) < rows]
-        if not lacking:
-            return
-        first = min(len(column) for column in lacking)
-        payloads = islice(self._payloads if self._read is None else self._read(), first, rows)
-        for row, payload in enumerate(payloads, first):
-            document = None if payload is None else json.loads(payload)
-            for column in lacking:
-                if row >= len(column):
-                    column.append(document)
+        columns = [self._columns.get(field, _Column(field)) for field in fields]
+        lacking = [column for column in columns if len(column) < rows]
+        if lacking:
+            first = min(len(column) for column in lacking)
+            payloads = self._payloads[first:rows] if self._read is None else islice(self._read(), first, rows)
+            for documents in _parsed(payloads):
+                for column in lacking:
+                    column.extend(documents[max(len(column) - first, 0) :])
+                first += len(documents)
+            short = next((column for column in lacking if len(column) < rows), None)
+            if short is not None:
+                raise ValueError(f"payloads: expected {rows}, the source had {len(short)}")
+        self._columns.update(zip(fields, columns, strict=True))
 
-    def _verdict(self, predicate: Predicate, rows: int) -> Bools:
+    def _verdict(self, predicate: Predicate, first: int, last: int) -> Bools:
         if isinstance(predicate, Combination):
-            parts = [self._verdict(part, rows) for part in predicate.parts]
+            parts = [self._verdict(part, first, last) for part in predicate.parts]
             combine = np.logical_and if isinstance(predicate, And) else np.logical_or
             return np.asarray(combine.reduce(parts))
         if isinstance(predicate, Not):
-            return ~self._verdict(predicate.part, rows)
+            return ~self._verdict(predicate.part, first, last)
         assert isinstance(predicate, Test)
-        return self._columns[predicate.column].verdict(predicate, rows)
+        return self._columns[predicate.column].verdict(predicate, first, last)
 
 
 class _Column:
@@ -108,7 +126,7 @@ class _Column:
 
     def __init__(self, field: str) -> None:
         self._field = field
-        self._numbers_of: dict[Any, int] = {}  # distinct values; 1, 1.0 and True are one
+        self._numbers_of: dict[Any, int] = {}  # distinct values; 1 and 1.0 are one
         self._values: list[Any] = []
         self._codes = Growable.empty((), np.int32)
         self._owners = Growable.empty((), np.int32)  # of elements of lists: row, and code
@@ -122,56 +140,64 @@ class _Column:
     def nbytes(self) -> int:
         return self._codes.nbytes + self._owners.nbytes + self._elements.nbytes + 100 * len(self._values)
 
-    def append(self, document: dict[str, Any] | None) -> None:
-        value = None if document is None else field_of(document, self._field)
-        row = len(self)
-        if isinstance(value, list):
-            scalars = [one for one in value if isinstance(one, str | int | float)]
-            self._owners.append(np.full(len(scalars), row, np.int32))
-            self._elements.append(np.array([self._code(one) for one in scalars], np.int32))
-        self._codes.extend(1)[0] = (
-            _MISSING if value is None else self._code(value) if isinstance(value, str | int | float) else _NO_VALUE
-        )
+    def extend(self, documents: list[dict[str, Any] | None]) -> None:
+        """Add rows."""
+        codes, owners, elements = [], [], []
+        for row, document in enumerate(documents, len(self)):
+            value = None if document is None else field_of(document, self._field)
+            if value is None:
+                codes.append(_MISSING)
+            elif isinstance(value, str | int | float):
+                codes.append(self._code(value))
+            else:
+                codes.append(_NO_VALUE)
+                if isinstance(value, list):
+                    own = [self._code(one) for one in value if isinstance(one, str | int | float)]
+                    owners.extend([row] * len(own))
+                    elements.extend(own)
+        self._owners.append(np.array(owners, np.int32))
+        self._elements.append(np.array(elements, np.int32))
+        self._codes.append(np.array(codes, np.int32))
 
     def _code(self, value: str | float) -> int:
-        code = self._numbers_of.get(value)
+        key = _key(value)
+        code = self._numbers_of.get(key)
         if code is None:
-            code = self._numbers_of[value] = len(self._values)
+            code = self._numbers_of[key] = len(self._values)
             self._values.append(value)
         return code
 
-    def verdict(self, test: Test, rows: int) -> Bools:
-        """(rows,) of a test of this field."""
-        codes = self._codes.view[:rows]
+    def verdict(self, test: Test, first: int, last: int) -> Bools:
+        """(last - first,) of a test of this field."""
+        codes = self._codes.view[first:last]
         if isinstance(test, Exists):
             return np.asarray(codes != _MISSING)
         if isinstance(test, Eq):
-            code = self._numbers_of.get(test.value)
+            code = self._numbers_of.get(_key(test.value))
             if code is None:
-                return np.zeros(rows, np.bool_)
+                return np.zeros(len(codes), np.bool_)
             verdict: Bools = np.asarray(codes == code)
-            self._add_lists(verdict, lambda elements: elements == code)
+            self._add_lists(verdict, first, lambda elements: elements == code)
             return verdict
         table = self._table(test)
         verdict = table[codes + 2]
-        self._add_lists(verdict, lambda elements: table[elements + 2])
+        self._add_lists(verdict, first, lambda elements: table[elements + 2])
         return verdict
 
-    def _add_lists(self, verdict: Bools, passing: Callable[[NDArray[np.int32]], Bools]) -> None:
-        """A list passes if one of its elements does."""
+    def _add_lists(self, verdict: Bools, first: int, passing: Callable[[NDArray[np.int32]], Bools]) -> None:
+        """A list passes if one of its elements does. The verdict is of rows from `first` on."""
         owners = self._owners.view
-        if len(owners):
-            chosen = owners[passing(self._elements.view)]
-            verdict[chosen[chosen < len(verdict)]] = True
+        begin, end = np.searchsorted(owners, [first, first + len(verdict)])
+        verdict[owners[begin:end][passing(self._elements.view[begin:end])] - first] = True
 
     def _table(self, test: Test) -> Bools:
         """Which distinct values pass, behind two places for rows that have none."""
         table = np.zeros(len(self._values) + 2, np.bool_)
         if isinstance(test, IsIn):
-            codes = [self._numbers_of[value] for value in test.values if value in self._numbers_of]
+            codes = [self._numbers_of[key] for key in map(_key, test.values) if key in self._numbers_of]
             table[np.array(codes, np.int64) + 2] = True
         elif isinstance(test, AnyBits):
-            table[2:] = [isinstance(value, int) and bool(value & test.mask) for value in self._values]
+            table[2:] = [type(value) is int and bool(value & test.mask) for value in self._values]
         else:
             assert isinstance(test, Range)
             table[2:] = self._within(test.lo, test.hi)
@@ -212,9 +238,28 @@ def field_of(document: dict[str, Any], field: str) -> Any:
     return None
 
 
+def _parsed(payloads: Iterable[bytes | None]) -> Iterator[list[dict[str, Any] | None]]:
+    """The documents, some at a time: many small JSON texts take longer than one that holds them."""
+    texts: list[bytes] = []
+    size = 0
+    for one in payloads:
+        texts.append(b"null" if one is None else one)
+        size += len(texts[-1])
+        if size >= _AT_ONCE:
+            yield json.loads(b"[" + b",".join(texts) + b"]")
+            texts, size = [], 0
+    if texts:
+        yield json.loads(b"[" + b",".join(texts) + b"]")
+
+
+def _key(value: Any) -> Any:
+    """What stands for a value in a dict, to which True would be 1."""
+    return (value,) if isinstance(value, bool) else value
+
+
 def _as_float(value: Any) -> float:
-    """A number as float64; infinite where it is beyond, NaN for a text."""
-    if isinstance(value, str):
+    """A number as float64; infinite where it is beyond, NaN for what is none."""
+    if isinstance(value, str | bool):
         return np.nan
     try:
         return float(value)

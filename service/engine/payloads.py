@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from nearhash.errors import DtypeError, InvalidArgumentError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+
+# Brackets and whole strings. One that never ends goes to the end: to try again behind each quote would be quadratic.
+_TOKENS = re.compile(r'"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
 
 def as_payloads(
@@ -54,10 +58,13 @@ def _checked(payload: Any, name: str, most_bytes: int, deepest: int) -> bytes | 
     return text
 
 
-def _parsed(text: str | bytes, name: str, deepest: int) -> Any:
-    # Counted before parsing, which recurses: more brackets than that in a row cannot be an honest payload.
-    brackets = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
-    if brackets > deepest and _depth(text) > deepest:
+def _parsed(payload: str | bytes, name: str, deepest: int) -> Any:
+    try:  # json.loads would take UTF-16 as well, in which brackets are not seen as below
+        text = payload.decode() if isinstance(payload, bytes) else payload
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"{name}: not valid JSON: {error!s:.80}") from error
+    # Measured before parsing, which recurses.
+    if text.count("[") + text.count("{") > deepest and _deeper(text, deepest):
         raise InvalidArgumentError(f"{name}: expected JSON nested at most {deepest} deep")
     try:
         return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refused, parse_int=_integer)
@@ -65,27 +72,18 @@ def _parsed(text: str | bytes, name: str, deepest: int) -> Any:
         raise InvalidArgumentError(f"{name}: not valid JSON: {error!s:.80}") from error
 
 
-def _depth(text: str | bytes) -> int:
-    """How deep brackets are nested, those within strings left out."""
-    data = text.encode(errors="replace") if isinstance(text, str) else text
-    depth = deepest = 0
-    quoted = escaped = False
-    for byte in data:
-        if quoted:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                quoted = False
-        elif byte == 0x22:
-            quoted = True
-        elif byte in b"[{":
+def _deeper(text: str, deepest: int) -> bool:
+    """Whether brackets are nested deeper than that, those within strings left out."""
+    depth = 0
+    for match in _TOKENS.finditer(text):
+        token = match[0]
+        if token in "[{":
             depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
+            if depth > deepest:
+                return True
+        elif token in "]}":
             depth -= 1
-    return deepest
+    return False
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -105,15 +103,15 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def _check_values(value: Any, name: str, left: int) -> None:
+def _check_values(value: Any, name: str, deepest: int, depth: int = 1) -> None:
     """Keys are texts, and nothing is nested too deep; the rest is what `json` refuses itself."""
     if isinstance(value, Mapping | list | tuple):
-        if not left:
-            raise InvalidArgumentError(f"{name}: expected values nested at most {MAX_DEPTH} deep")
+        if depth > deepest:
+            raise InvalidArgumentError(f"{name}: expected values nested at most {deepest} deep")
         if isinstance(value, Mapping):
             wrong = next((key for key in value if not isinstance(key, str)), None)
             if wrong is not None:
                 raise InvalidArgumentError(f"{name}: expected texts as keys, got {wrong!r:.80}")
         for one in value.values() if isinstance(value, Mapping) else value:
             if isinstance(one, Mapping | list | tuple):
-                _check_values(one, name, left - 1)
+                _check_values(one, name, deepest, depth + 1)

@@ -26,9 +26,10 @@ __all__ = ["Predicate", "any_bits", "eq", "exists", "from_json", "isin", "range"
 
 
 def eq(column: str, value: int | float | str) -> Predicate:
-    """The attribute `column` is `value`: an integer or bool; for payloads a number or a text.
+    """The attribute `column` is `value`: an integer or bool; for payloads a number, a bool or a text.
 
-    True is 1, and 3.0 is 3. A list in a payload satisfies this, and the tests below, if one of its elements does.
+    3.0 is 3. To an index True is 1; in payloads true and 1 are different values. A list in a payload satisfies this,
+    and the tests below, if one of its elements does.
     """
     return predicates.Eq(column, value)
 

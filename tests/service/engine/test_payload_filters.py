@@ -1,6 +1,9 @@
 """Filters over payloads: columns agree with a plain evaluation of the JSON."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
@@ -12,20 +15,24 @@ import nearhash as nh
 from nearhash import where
 from nearhash.errors import DtypeError, InvalidArgumentError
 from nearhash.index import predicates
+from nearhash.service.engine import columns as columns_module
 from nearhash.service.engine.columns import PayloadColumns, field_of
 from nearhash.service.engine.payloads import MAX_DEPTH, as_payloads
 
 
+def kind(value):
+    """Values of different kinds are never equal; Python would have True == 1."""
+    return bool if isinstance(value, bool) else str if isinstance(value, str) else float
+
+
 def value_passes(test, value):
     """What a test says to one scalar."""
-    number = isinstance(value, int | float)
-    if isinstance(test, predicates.Eq):
-        return number == (not isinstance(test.value, str)) and value == test.value
-    if isinstance(test, predicates.IsIn):
-        return any(number == (not isinstance(own, str)) and value == own for own in test.values)
+    if isinstance(test, predicates.Eq | predicates.IsIn):
+        own = (test.value,) if isinstance(test, predicates.Eq) else test.values
+        return any(kind(value) is kind(one) and value == one for one in own)
     if isinstance(test, predicates.AnyBits):
-        return isinstance(value, int) and bool(value & test.mask)
-    if number == (isinstance(test.lo, str) or isinstance(test.hi, str)):
+        return type(value) is int and bool(value & test.mask)
+    if kind(value) is not (str if isinstance(test.lo, str) or isinstance(test.hi, str) else float):
         return False
     return (test.lo is None or value >= test.lo) and (test.hi is None or value < test.hi)
 
@@ -116,11 +123,64 @@ def test_each_payload_is_read_once_for_all_fields_of_a_filter():
     assert len(reads) == 1
 
 
-def test_many_filters_are_forgotten_one_by_one():
-    columns = PayloadColumns.from_source(4, lambda: [json.dumps({"a": one}).encode() for one in range(4)])
+def test_kept_verdicts_have_a_limit(monkeypatch):
+    monkeypatch.setattr(columns_module, "_KEPT_BYTES", 400)
+    columns = PayloadColumns.from_source(50, lambda: [json.dumps({"a": one}).encode() for one in range(50)])
+    favourite = where.eq("a", 7)
+    first = columns.matches(favourite, 50)
     for turn in range(100):
-        assert columns.matches(where.eq("a", turn), 4).sum() == (turn < 4)
-    assert len(columns._verdicts) <= 32
+        assert columns.matches(where.eq("a", turn), 50).sum() == (turn < 50)
+        assert columns.matches(favourite, 50).base is first.base  # in use, so kept
+        kept = columns._verdicts
+        assert columns._kept_bytes == sum(len(key) + len(verdict) for key, verdict in kept.items()) <= 400
+    assert len(columns._verdicts) > 1
+    assert columns.matches(where.isin("a", range(0, 500, 2)), 50).sum() == 25  # too long to be kept
+    assert columns.matches(favourite, 50).base is first.base
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = True
+
+
+def test_true_is_not_one():
+    columns = PayloadColumns(as_payloads([{"a": one} for one in (1, True, 1.0, "1", [True], 0, False)], 7))
+
+    def rows(predicate):
+        return np.flatnonzero(columns.matches(predicate, 7)).tolist()
+
+    for _ in range(2):  # computed, and kept: the predicates are equal, as they are the same to an index
+        assert rows(where.eq("a", 1)) == rows(where.range("a", 1, 2)) == [0, 2]
+        assert rows(where.eq("a", True)) == [1, 4]
+        assert rows(where.isin("a", [1, True])) == [0, 1, 2, 4]
+        assert rows(where.isin("a", [True, False])) == [1, 4, 6]
+        assert rows(where.range("a", None, None)) == [0, 2, 5]
+    assert rows(where.from_json('{"eq":["a",true]}')) == [1, 4]
+
+
+def test_filters_while_rows_are_added():
+    columns, stop = PayloadColumns(), threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            size = len(columns)
+            found = columns.matches(where.eq("a", 3) | where.eq("b", 3), size)
+            assert np.flatnonzero(found).tolist() == list(range(3, size, 10))
+            assert columns.nbytes > 0 or not size
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(ask) for _ in range(2)]
+        for first in range(0, 3000, 30):
+            columns.append([json.dumps({"a": row % 10}).encode() for row in range(first, first + 30)])
+        stop.set()
+        for one in asked:
+            one.result()
+
+
+def test_payloads_are_parsed_in_pieces(monkeypatch):
+    monkeypatch.setattr(columns_module, "_AT_ONCE", 20)
+    columns = PayloadColumns([b'{"a":%d}' % one if one % 3 else None for one in range(40)])
+    assert columns.matches(where.range("a", 10, None), 40).sum() == 20
+    short = PayloadColumns.from_source(5, lambda: [b"{}"] * 4)
+    with pytest.raises(ValueError, match="expected 5, the source had 4"):
+        short.matches(where.exists("a"), 5)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +190,9 @@ def test_many_filters_are_forgotten_one_by_one():
         ("[1]", DtypeError, "got list"),
         ("{", InvalidArgumentError, "not valid JSON"),
         (b"\xff{}", InvalidArgumentError, "not valid JSON"),
+        ('{"a":1}'.encode("utf-16"), InvalidArgumentError, "not valid JSON"),
+        ('{"a":"' + "\\" * 9 + '"' + "[" * 40, InvalidArgumentError, "not valid JSON"),
+        ('{"a\\"":' + "[" * 40, InvalidArgumentError, "nested at most 32 deep"),
         ({"a": float("nan")}, InvalidArgumentError, "JSON can hold"),
         ('{"a":NaN}', InvalidArgumentError, "NaN is not JSON"),
         ('{"a":Infinity}', InvalidArgumentError, "Infinity is not JSON"),
@@ -148,6 +211,16 @@ def test_many_filters_are_forgotten_one_by_one():
 def test_refused_payloads(payload, error, message):
     with pytest.raises(error, match=message):
         as_payloads([None, payload], 2)
+
+
+def test_depth_is_found_in_linear_time():
+    begin = time.perf_counter()
+    for text in ('{"a":"' + '\\"' * 500_000, "[" + "[],[]," * 150_000 + "]", '{"a":["' + "[" * 1_000_000):
+        with pytest.raises((InvalidArgumentError, DtypeError)):
+            as_payloads([text], 1)
+    assert time.perf_counter() - begin < 5
+    with pytest.raises(InvalidArgumentError, match="at most 2 deep"):
+        as_payloads([{"a": {"b": {}}}], 1, deepest=2)
 
 
 def test_payloads_take_one_form():
