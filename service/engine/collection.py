@@ -445,6 +445,10 @@ class Collection:
 
     def _found(self, views: Views, found: Neighbours, payloads: bool, vectors: bool) -> Found:
         positions = found.positions
+        if isinstance(found.views, int) and positions.size and positions.min() >= 0 and not (payloads or vectors):
+            part = views[found.views].part
+            if not len(part.texts):  # what most searches find
+                return Found(part.codes[positions], found.distances)
         missing = positions < 0
         codes = np.full(positions.shape, -1, np.int64)
         rows = np.full(positions.shape, -1, np.int64)

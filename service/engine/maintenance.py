@@ -136,7 +136,7 @@ class Maintenance:
         self._collection._store.checkpoint(truncate=True)
 
     def _of_wrong_kind(self, views: Sequence[View]) -> list[View]:
-        """A segment of lists that should be a graph by now, while nothing is written; never the reverse, which costs."""
+        """A segment of lists that should be a graph by now, while nothing is written; never the reverse: it costs."""
         if self._idle:
             for view in views:
                 if view.part.kind == "ivf" and self._kind(view.count, labelled=False) == "graph":
