@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -23,6 +24,8 @@ from nearhash.service.security.audit import AuditLog
 from nearhash.service.status import Status, status_of
 
 log = logging.getLogger("nearhash.service")
+
+_ARGUMENT = re.compile(r"([a-z_.0-9\[\]]{1,40}):")
 
 Request = TypeVar("Request", bound=Message)
 
@@ -131,7 +134,7 @@ class Calls:
                 self._record(method, grpc.StatusCode.OK, call, context)
             return message
         if recorded or status.code is grpc.StatusCode.PERMISSION_DENIED:
-            self._record(method, status.code, call, context, status.message)
+            self._record(method, status.code, call, context, _reason(status))
         await context.abort(status.code, status.message, status.metadata)
         raise AssertionError("abort does not return")
 
@@ -145,7 +148,7 @@ class Calls:
         except Exception as error:
             status = self._status(error)
         if status.code is grpc.StatusCode.PERMISSION_DENIED:
-            self._record(method, status.code, call, context, status.message)
+            self._record(method, status.code, call, context, _reason(status))
         await context.abort(status.code, status.message, status.metadata)
 
     def _call(self, data: bytes, context: Any) -> Call:
@@ -186,3 +189,11 @@ class Calls:
             reason=reason,
             **facts,
         )
+
+
+def _reason(status: Status) -> str:
+    """What the audit log may hold of a message: which argument or limit was wrong, but not what came, which is data."""
+    if status.code is grpc.StatusCode.PERMISSION_DENIED:
+        return status.message
+    argument = _ARGUMENT.match(status.message)
+    return "" if argument is None else argument[1]

@@ -198,6 +198,8 @@ def test_the_audit_log_has_writes_and_refusals_and_nothing_of_the_points(served)
     bad = points_pb2.UpsertRequest(collection="secret", payloads=[b'{"password": "hunter2"}'])
     points, collections = "/nearhash.v1.PointService", "/nearhash.v1.CollectionService"
     create = collections_pb2.CreateCollectionRequest(name="team-n", settings={"dim": 3})
+    twice = points_pb2.DeleteRequest(collection="team-a", ids=points_pb2.Ids(texts=["hunter2"] * 2))
+    twice.ids.numbers = np.array([-2, -3], "<i8").tobytes()
     drop = collections_pb2.DropCollectionRequest(name="team-n")
     steps = [
         (f"{collections}/CreateCollection", create),
@@ -208,11 +210,12 @@ def test_the_audit_log_has_writes_and_refusals_and_nothing_of_the_points(served)
         (f"{points}/Count", points_pb2.CountRequest(collection="secret")),
         (f"{collections}/DropCollection", drop),
         (f"{collections}/DropCollection", drop),
+        (f"{points}/Delete", twice),
     ]
-    for path, message in steps:
-        call(served.channel, path, message, served.recorded)
+    answers = [call(served.channel, path, message, served.recorded)[1] for path, message in steps]
+    assert "hunter2" in answers[-1]  # the caller is shown what he sent
     wanted = ("method", "collection", "code", "written", "deleted", "request_id")
-    assert [tuple(line[field] for field in wanted) for line in recorded_lines(served.audit, 7)] == [
+    assert [tuple(line[field] for field in wanted) for line in recorded_lines(served.audit, 8)] == [
         (f"{collections}/CreateCollection", "team-n", "OK", None, None, ""),
         (f"{points}/Upsert", "team-a", "OK", 1, None, "r-1"),
         (f"{points}/Upsert", "secret", "PERMISSION_DENIED", None, None, ""),
@@ -220,7 +223,9 @@ def test_the_audit_log_has_writes_and_refusals_and_nothing_of_the_points(served)
         (f"{points}/Count", "secret", "PERMISSION_DENIED", None, None, ""),
         (f"{collections}/DropCollection", "team-n", "OK", None, None, ""),
         (f"{collections}/DropCollection", "team-n", "NOT_FOUND", None, None, ""),
+        (f"{points}/Delete", "team-a", "INVALID_ARGUMENT", None, None, ""),
     ]
+    assert recorded_lines(served.audit, 8)[-1]["reason"] == "ids"
     text = served.audit.read_text()
     for secret in ("hunter2", served.operator, served.team, served.recorded):
         assert secret not in text
