@@ -313,6 +313,7 @@ def main() -> None:
     write_document(
         arguments.result,
         {
+            "kind": "crashes",
             "cycles": len(lefts),
             "failpoints": bool(arguments.failpoints),
             "seed": arguments.seed,

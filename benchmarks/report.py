@@ -21,6 +21,7 @@ from benchmarks.record import RESULTS, read_document, write_text
 from benchmarks.sampling import sampling_part
 from benchmarks.simhash import simhash_part
 from benchmarks.sketches import sketches_part
+from benchmarks.store_report import stores_part
 from benchmarks.tables import (
     MISSING,
     configuration_table,
@@ -63,6 +64,7 @@ python -m benchmarks.run mnist-784
 python -m benchmarks.run path/to/file.hdf5  # any file of ann-benchmarks
 python -m benchmarks.filters glove-100      # windows, predicates and masks of every selectivity
 python -m benchmarks.windows mnist-784      # windows of labels, of every size
+python -m benchmarks.stores glove-100       # durable stores: pgvector, LanceDB, Chroma, Milvus Lite; see its --help
 python -m benchmarks.breakdown glove-100    # where the time of nearhash-ivf goes
 python -m benchmarks.banding                # similar sets: bands of sketches
 python -m benchmarks.blocking               # candidate pairs of records; wants `pip install recordlinkage`
@@ -115,6 +117,7 @@ def report(documents: Sequence[Document], image_folder: str) -> str:
     windowed = [document for document in documents if document["kind"] == "windows"]
     for document in sorted(windowed, key=lambda d: -d["settings"]["base"][0]):
         parts.append(windows_part(document, image_folder))
+    parts += [stores_part(document, image_folder) for document in documents if document["kind"] == "stores"]
     parts += [flat_part(document) for document in documents if document["kind"] == "flat"]
     parts += [banding_part(document) for document in documents if document["kind"] == "banding"]
     parts += [blocking_part(document, image_folder) for document in documents if document["kind"] == "blocking"]
