@@ -139,10 +139,10 @@ def test_least_step_that_reaches(steps, first):
 
 
 def test_ladder():
-    efforts = base.ladder("ef", 4, 100, refine=2)
+    efforts = base.ladder("ef", 1, 100, refine=2)
     steps = [effort["ef"] for effort in efforts]
     assert steps == sorted(set(steps))
-    assert (steps[0], steps[-1]) == (4, 100)
+    assert (steps[0], steps[-1]) == (1, 100)
     assert all(effort["refine"] == 2 for effort in efforts)
 
 
