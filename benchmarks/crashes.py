@@ -288,9 +288,7 @@ def main() -> None:
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest", type=float, default=0.4, help="seconds a child may write")
-    parser.add_argument(
-        "--failpoints", type=int, default=0, help="instead: die so often at each step"
-    )
+    parser.add_argument("--failpoints", type=int, default=0, help="instead: die so often at each step")
     parser.add_argument("--result", type=Path, default=RESULTS / "crashes.json")
     arguments = parser.parse_args()
     started = time.perf_counter()
