@@ -98,7 +98,7 @@ def _integer(value: Value) -> int:
         raise InvalidArgumentError(
             f"where: attributes of an index are integers, got {value!r:.80}; texts are for payloads"
         )
-    return int(value)
+    return value
 
 
 def _range(first: int, last: int) -> list[int]:

@@ -197,7 +197,7 @@ class _Column:
             codes = [self._numbers_of[key] for key in map(_key, test.values) if key in self._numbers_of]
             table[np.array(codes, np.int64) + 2] = True
         elif isinstance(test, AnyBits):
-            table[2:] = [type(value) is int and bool(value & test.mask) for value in self._values]
+            table[2:] = [_is_whole(value) and bool(int(value) & test.mask) for value in self._values]
         else:
             assert isinstance(test, Range)
             table[2:] = self._within(test.lo, test.hi)
@@ -255,6 +255,10 @@ def _parsed(payloads: Iterable[bytes | None]) -> Iterator[list[dict[str, Any] | 
 def _key(value: Any) -> Any:
     """What stands for a value in a dict, to which True would be 1."""
     return (value,) if isinstance(value, bool) else value
+
+
+def _is_whole(value: Any) -> bool:
+    return not isinstance(value, str | bool) and value % 1 == 0  # 3.0 is 3
 
 
 def _as_float(value: Any) -> float:

@@ -164,7 +164,7 @@ def test_predicates_of_payloads_are_refused_by_indexes():
     with pytest.raises(InvalidArgumentError, match="exists is for payloads"):
         index.search(np.zeros(2), where=where.exists("a"))
     assert index.search(np.zeros(2), k=3, where=where.isin("a", [2.0, 3])).ids.tolist() == [[1, 2, -1]]
-    for predicate in (where.eq("a", True), where.isin("a", [True, False]), where.isin("a", [1, True, -5, -9])):
+    for predicate in (where.eq("a", True), where.isin("a", [True, False]), where.isin("a", [True, *range(10, 40)])):
         assert index.search(np.zeros(2), k=3, where=predicate).ids.tolist() == [[0, -1, -1]]
 
 

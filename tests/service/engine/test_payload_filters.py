@@ -31,7 +31,7 @@ def value_passes(test, value):
         own = (test.value,) if isinstance(test, predicates.Eq) else test.values
         return any(kind(value) is kind(one) and value == one for one in own)
     if isinstance(test, predicates.AnyBits):
-        return type(value) is int and bool(value & test.mask)
+        return kind(value) is float and int(value) == value and bool(int(value) & test.mask)
     if kind(value) is not (str if isinstance(test.lo, str) or isinstance(test.hi, str) else float):
         return False
     return (test.lo is None or value >= test.lo) and (test.hi is None or value < test.hi)
@@ -152,6 +152,8 @@ def test_true_is_not_one():
         assert rows(where.isin("a", [1, True])) == [0, 1, 2, 4]
         assert rows(where.isin("a", [True, False])) == [1, 4, 6]
         assert rows(where.range("a", None, None)) == [0, 2, 5]
+        assert rows(where.range("a", True, 2)) == [0, 2]  # ends are numbers
+        assert rows(where.any_bits("a", 1)) == [0, 2]
     assert rows(where.from_json('{"eq":["a",true]}')) == [1, 4]
 
 
@@ -172,6 +174,15 @@ def test_filters_while_rows_are_added():
         stop.set()
         for one in asked:
             one.result()
+
+
+def test_lists_in_later_rows_are_found_where_they_are():
+    columns = PayloadColumns([b'{"a":[1]}', b"{}"])
+    for predicate in (where.eq("a", 1), where.isin("a", [1, 2])):
+        assert columns.matches(predicate, 2).tolist() == [True, False]
+    columns.append([b'{"a":[2]}', b'{"a":[3,1]}'])
+    assert columns.matches(where.eq("a", 1), 4).tolist() == [True, False, False, True]
+    assert columns.matches(where.isin("a", [1, 2]), 4).tolist() == [True, False, True, True]
 
 
 def test_payloads_are_parsed_in_pieces(monkeypatch):
