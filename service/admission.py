@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -55,7 +56,8 @@ class ByteBudget:
         return not self.held or self.held + size <= self.limit
 
 
-class Batchable(NamedTuple, Generic[Argument, Result]):
+@dataclass(frozen=True)
+class Batchable(Generic[Argument, Result]):
     """A job that may run as one with others of the same key.
 
     Parameters

@@ -180,6 +180,52 @@ def test_verify_finds_what_repair_keeps(crashed):
     assert repair(folder) == (len(after), [], [], "")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE points SET payload = '{\"v\":9}' WHERE row = 50",
+        "UPDATE points SET labels = NULL WHERE row = 50",
+        "UPDATE points SET row = 500 WHERE row = 50",
+        "UPDATE vectors SET data = zeroblob(16) WHERE row = 50",
+        "DELETE FROM vectors WHERE row = 50",
+        "UPDATE ids SET row = 3 WHERE id = 40",
+        "DELETE FROM ids WHERE id = 40",
+        "UPDATE deaths SET row = 5 WHERE row = 2",
+        "UPDATE deaths SET sequence = 1 WHERE row = 2",
+        "UPDATE segments SET size = 39",
+        "UPDATE segments SET crc = crc + 1",
+        "UPDATE meta SET value = replace(value, '4', '5')",
+        "DELETE FROM meta WHERE key = 'position'",
+        "DELETE FROM meta WHERE key = 'settings'",
+    ],
+)
+def test_records_without_their_checksum_are_refused(crashed, statement):
+    folder, _, after, _ = crashed
+    nh.Collection(folder).close()  # the log is merged
+    connection = sqlite3.connect(folder / store.FILE)
+    assert connection.execute("SELECT id FROM points WHERE row = 50").fetchone() == (43,)
+    assert connection.execute(statement).rowcount >= 1
+    connection.commit()
+    connection.close()
+    with pytest.raises(CorruptIndexError), nh.Collection(folder) as collection:
+        contents(collection)
+    assert verify(folder).problems
+    assert not verify(folder).repairable
+    if "settings" not in statement and "value" not in statement:
+        repair(folder)
+        with nh.Collection(folder) as collection:
+            assert contents(collection).items() <= after.items()
+            assert len(collection) >= len(after) - 1
+
+
+def test_an_answer_without_its_checksum_is_refused(tmp_path):
+    with nh.Collection(tmp_path / "c", dim=DIM) as collection:
+        collection.delete([1], request_id="a")
+        collection._store._writer.execute("UPDATE requests SET answer = '[7, 7]'")
+        with pytest.raises(CorruptCollectionError, match="request a"):
+            collection.delete([1], request_id="a")
+
+
 @pytest.mark.parametrize("suffix", ["index", "rows"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "of another"])
 def test_segments_are_made_again_from_the_store(crashed, suffix, damage):
