@@ -155,6 +155,8 @@ def test_true_is_not_one():
         assert rows(where.range("a", True, 2)) == [0, 2]  # ends are numbers
         assert rows(where.any_bits("a", 1)) == [0, 2]
     assert rows(where.from_json('{"eq":["a",true]}')) == [1, 4]
+    whole = PayloadColumns([b'{"a":3.0}', b'{"a":3}', b'{"a":3.5}'])  # whichever comes first
+    assert whole.matches(where.any_bits("a", 1), 3).tolist() == [True, True, False]
 
 
 def test_filters_while_rows_are_added():
