@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
 from nearhash.errors import DimensionError, DtypeError, InvalidArgumentError
+from nearhash.index.tuned import check_recall
 from nearhash.protos.v1 import points_pb2, search_pb2, tensor_pb2
 from nearhash.service.config import Limits
 from nearhash.service.engine.results import PointId
@@ -101,7 +102,7 @@ def search_arguments(request: search_pb2.SearchRequest, dim: int, limits: Limits
         _decoded_effort(request.effort, limits),
         request.filter_json or None,
         request.window_label or None,
-        request.recall if request.HasField("recall") else None,
+        check_recall(request.recall) if request.HasField("recall") else None,
         request.with_payloads,
         request.with_vectors,
         answer_bytes,

@@ -50,7 +50,13 @@ class Scroll:
         points: list[Point] = []
         size = 0
         while not self._ended and len(points) < self._page_size and size < self._most_bytes:
+            before = self._cursor
             more, more_bytes = self._read(self._page_size - len(points))
+            if len(more) > 1 and size + more_bytes > 2 * self._most_bytes:  # much longer than those before
+                self._cursor, self._read_size = before, max(1, len(more) // 4)
+                if points:
+                    break
+                continue
             points += more
             size += more_bytes
             mean = size / len(points) if points else self._fixed_bytes
@@ -88,5 +94,6 @@ class Scroll:
             self._ended = True
             return [], 0
         self._cursor = page.cursor
-        payload_bytes = sum(len(to_payload(point.payload)) for point in page.points)
-        return page.points, len(page.points) * self._fixed_bytes + payload_bytes
+        free_bytes = sum(len(to_payload(point.payload)) for point in page.points)
+        free_bytes += sum(len(point.id.encode()) for point in page.points if isinstance(point.id, str))
+        return page.points, len(page.points) * self._fixed_bytes + free_bytes

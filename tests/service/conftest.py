@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
@@ -12,7 +14,18 @@ import pytest
 from numpy.typing import NDArray
 
 import nearhash as nh
+from nearhash.protos.v1 import (
+    collections_pb2,
+    collections_pb2_grpc,
+    points_pb2,
+    points_pb2_grpc,
+    search_pb2_grpc,
+)
 from nearhash.service.background import running_server
+from nearhash.service.config import ServerConfig
+from nearhash.service.engine.database import Database
+from nearhash.service.points_wire import to_ids
+from nearhash.service.wire import to_tensor
 
 DIM = 24
 
@@ -101,3 +114,56 @@ def channel(address: str) -> Iterator[grpc.Channel]:
     """For what the client would never send."""
     with grpc.insecure_channel(address) as connected:
         yield connected
+
+
+class Stubs(NamedTuple):
+    """A server over a database, as raw calls: for what the client would never send."""
+
+    database: Database
+    address: str
+    channel: grpc.Channel
+    search: search_pb2_grpc.SearchServiceStub
+    points: points_pb2_grpc.PointServiceStub
+    collections: collections_pb2_grpc.CollectionServiceStub
+
+    def create(self, name: str, **settings: Any) -> None:
+        complete = {"dim": DIM, "metric": "l2", **settings}
+        request = collections_pb2.CreateCollectionRequest(
+            name=name, settings=collections_pb2.CollectionSettings(**complete)
+        )
+        self.collections.CreateCollection(request, timeout=20)
+
+    def upsert(self, name: str, ids: Any, vectors: Any, **more: Any) -> points_pb2.UpsertResponse:
+        request = points_pb2.UpsertRequest(
+            collection=name, ids=to_ids(ids), vectors=to_tensor(vectors, "vectors"), **more
+        )
+        return self.points.Upsert(request, timeout=20)
+
+
+@contextmanager
+def serving(folder: Path, config: ServerConfig | None = None, index: nh.FlatIndex | None = None) -> Iterator[Stubs]:
+    """A server over a new database in a folder."""
+    with (
+        Database(folder, most=(config or ServerConfig()).limits.max_collections) as database,
+        running_server(index, config=config, database=database) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
+        yield Stubs(
+            database,
+            address,
+            channel,
+            search_pb2_grpc.SearchServiceStub(channel),
+            points_pb2_grpc.PointServiceStub(channel),
+            collections_pb2_grpc.CollectionServiceStub(channel),
+        )
+
+
+@pytest.fixture(scope="session")
+def serve_folder() -> Any:
+    return serving
+
+
+@pytest.fixture(scope="module")
+def stubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stubs]:
+    with serving(tmp_path_factory.mktemp("database")) as started:
+        yield started
