@@ -328,7 +328,7 @@ class Points:
             mask = self.live
         if allow is not None:
             allowed = self._allowed(allow)
-            mask = mask & allowed if len(mask) else allowed
+            mask = mask & allowed if len(mask) else allowed  # a mask that is there leaves removed ones out
         if window is not None:
             windows = as_windows(window, queries)
             labels = np.full(self.slots, np.nan) if self._labels is None else self._labels.view
@@ -383,25 +383,26 @@ class Points:
 
     def mask(self, allow: ArrayLike) -> SlotMask:
         """An ``allow`` for many searches, see `SlotMask`."""
-        return SlotMask(self, self._allowed(allow))
+        return SlotMask(self, self._allowed(allow).copy())
 
     def _allowed(self, allow: "ArrayLike | SlotMask") -> NDArray[np.uint8]:
+        """(n,) 1 for slots that are allowed, removed ones perhaps among them; not to be written to."""
         if isinstance(allow, SlotMask):
             if allow.points is not self or len(allow.allowed) != self.slots:
                 raise InvalidArgumentError(
                     "allow: expected a mask of this index as it is, got one of another, or older"
                 )
-            return allow.allowed & self.live if self._dead else allow.allowed
+            return allow.allowed
         array = np.asarray(allow)
         if array.ndim != 1:
             raise InvalidArgumentError(f"allow: expected a mask or ids of one dimension, got shape {array.shape}")
         if array.dtype == np.bool_ and self._consecutive and len(array) == self.slots:
-            return array.view(np.uint8) & self.live
+            return array.view(np.uint8)
         if array.dtype == np.bool_:
             inside = self.ids < len(array)
             mask = np.zeros(self.slots, np.uint8)
             mask[inside] = array[self.ids[inside]]
-            return mask & self.live
+            return mask
         slots = self.find(integer_ids(allow, "allow"))
         mask = np.zeros(self.slots, np.uint8)
         mask[slots[slots >= 0]] = 1

@@ -61,6 +61,9 @@ def test_a_point_is_written_read_found_replaced_and_deleted(collection):
     assert collection.search(rows[0], k=9).ids.tolist()[0].count(7) == 1
     assert collection.delete(["seven", 7, 99]) == Deleted(2, 3)
     assert collection.search(rows, k=2).ids.tolist() == [[0, -1]] * 3
+    collection.upsert(["x"], rows[:1])
+    assert collection.search(rows[0], k=4).ids.tolist() == [["x", 0, None, None]]
+    collection.delete("x")
     assert collection.search(rows, k=2).ids.dtype == np.int64
     assert len(collection) == 1
 
@@ -209,6 +212,42 @@ def test_settings_of_a_collection_stay(tmp_path):
         nh.Collection(tmp_path / "c", dim=3, metric="l2")
 
 
+def test_ties_go_to_the_older_point(collection):
+    for own in (9, 3, 7, 1):
+        collection.upsert([own], np.ones((1, DIM)))
+        if own != 7:
+            collection.seal()
+    assert collection.search(np.ones(DIM), k=4).ids.tolist() == [[9, 3, 7, 1]]
+    collection.upsert([9], np.ones((1, DIM)))
+    assert collection.search(np.ones(DIM), k=3).ids.tolist() == [[3, 7, 1]]
+
+
+def test_dead_rows_leave_the_database_with_the_part_that_held_them(tmp_path):
+    def rows(collection):
+        tables = ("points", "vectors", "deaths")
+        return [collection._store._writer.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables]
+
+    with nh.Collection(tmp_path / "c", dim=DIM) as collection:
+        collection.upsert(range(20), vectors_of(20))
+        collection.upsert(range(5), vectors_of(5))
+        collection.delete([7, 8])
+        assert rows(collection) == [25, 25, 7]
+    with nh.Collection(tmp_path / "c") as collection:  # reads only those that live into its buffer
+        collection.seal()
+        assert rows(collection) == [18, 18, 0]
+        collection.delete([9])
+        assert rows(collection) == [18, 18, 1]
+        collection.compact()
+        assert rows(collection) == [17, 17, 0]
+        collection.delete(range(30))
+        collection.compact()
+        assert rows(collection) == [0, 0, 0]
+        assert collection.stats()["segments"] == []
+        collection.upsert([1], vectors_of(1))
+    with nh.Collection(tmp_path / "c") as collection:
+        assert len(collection) == 1
+
+
 def test_one_writer_many_readers(tmp_path):
     with nh.Collection(tmp_path / "c", dim=2) as writer:
         with pytest.raises(LockedError, match=r"process .* writes to this collection"):
@@ -348,6 +387,7 @@ def test_snapshots_are_collections_of_one_moment(collection, tmp_path):
             folder = collection.snapshot(tmp_path / f"s{number}")
             with nh.Collection.restore(folder, tmp_path / f"r{number}") as restored:
                 assert (len(restored) - 60) % 2 == 0
+                assert restored.stats()["recovered"] == []
                 assert restored.get(5) == collection.get(5)
                 assert restored.search(rows[40], k=1).ids.tolist() == [[40]]
                 restored.delete([5])
@@ -472,8 +512,14 @@ def test_auto_makes_graphs_for_single_queries_once_nothing_is_written(tmp_path, 
             collection.search(rows[:10])
         collection.compact()
         assert segment_kinds(collection) == ["ivf"]
+        monkeypatch.setattr(maintenance, "IDLE_SECONDS", 1000.0)  # as if it were written to all the time
         for row in rows[:300]:
             collection.search(row)
+        collection.delete([300])
+        collection.compact()
+        assert segment_kinds(collection) == ["ivf"]
+        monkeypatch.setattr(maintenance, "IDLE_SECONDS", 0.05)
+        collection._maintenance._segments_changed.set()  # its thread would look again in 500 seconds
         for _ in range(200):
             if segment_kinds(collection) == ["graph"]:
                 break
@@ -494,6 +540,7 @@ def test_background_work_reports_its_failure_and_tries_again(tmp_path, monkeypat
                 break
             time.sleep(0.02)
         assert "full" in collection.stats()["background"]["last_error"]
+        assert list((tmp_path / "c" / "segments").iterdir()) == []
         assert collection.state == "ok"
         assert collection.search(vectors_of(1), k=1).ids.tolist() == [[0]]
         failpoints.arm(None)

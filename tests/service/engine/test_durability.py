@@ -157,6 +157,14 @@ def test_damage_in_the_middle_of_the_log_is_told_and_repaired(crashed):
     assert verify(folder).problems == []
 
 
+@pytest.mark.parametrize("byte", [0, 4, 9, 17, 20, 25, 31])
+def test_a_log_with_a_damaged_head_is_not_taken_for_an_empty_one(crashed, byte):
+    folder, _, _, _ = crashed
+    flipped(folder / LOG, 8 * byte)
+    with pytest.raises(CorruptCollectionError, match=r"hides .* acknowledged writes"):
+        nh.Collection(folder)
+
+
 def test_verify_finds_what_repair_keeps(crashed):
     folder, _, after, _ = crashed
     nh.Collection(folder).close()  # the log is merged
