@@ -1,0 +1,206 @@
+"""Random and mutated requests to every method of collections: refused or answered, without traces, and nothing hurt."""
+
+import json
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nearhash.protos.v1 import collections_pb2, points_pb2, search_pb2, tensor_pb2
+from nearhash.service.points_wire import to_ids, to_labels
+from nearhash.service.wire import to_tensor
+
+DIM = 4
+CODE = grpc.StatusCode
+REFUSALS = {CODE.INVALID_ARGUMENT, CODE.NOT_FOUND, CODE.ALREADY_EXISTS}
+METHODS = {
+    "/nearhash.v1.SearchService/Search": search_pb2.SearchRequest,
+    "/nearhash.v1.SearchService/GetInfo": search_pb2.GetInfoRequest,
+    "/nearhash.v1.PointService/Upsert": points_pb2.UpsertRequest,
+    "/nearhash.v1.PointService/Delete": points_pb2.DeleteRequest,
+    "/nearhash.v1.PointService/Get": points_pb2.GetRequest,
+    "/nearhash.v1.PointService/Count": points_pb2.CountRequest,
+    "/nearhash.v1.PointService/Scroll": points_pb2.ScrollRequest,
+    "/nearhash.v1.CollectionService/CreateCollection": collections_pb2.CreateCollectionRequest,
+    "/nearhash.v1.CollectionService/ListCollections": collections_pb2.ListCollectionsRequest,
+    "/nearhash.v1.CollectionService/DescribeCollection": collections_pb2.DescribeCollectionRequest,
+    "/nearhash.v1.CollectionService/DropCollection": collections_pb2.DropCollectionRequest,
+    "/nearhash.v1.CollectionService/SnapshotCollection": collections_pb2.SnapshotCollectionRequest,
+    "/nearhash.v1.CollectionService/ListSnapshots": collections_pb2.ListSnapshotsRequest,
+    "/nearhash.v1.CollectionService/RestoreCollection": collections_pb2.RestoreCollectionRequest,
+    "/nearhash.v1.CollectionService/GetStats": collections_pb2.GetStatsRequest,
+}
+
+filters = st.recursive(
+    st.one_of(
+        st.tuples(
+            st.sampled_from(["eq", "in", "range", "exists", "x"]), st.lists(st.integers() | st.text(), max_size=3)
+        ),
+        st.just(("exists", "a")),
+        st.just(("eq", ["a", 1])),
+    ).map(lambda pair: {pair[0]: pair[1]}),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda terms: {"and": terms}), inner.map(lambda term: {"not": term})
+    ),
+    max_leaves=6,
+).map(json.dumps)
+names = st.sampled_from(["c", "c", "other", "", "../c", "a/b", ".", "x" * 65]) | st.text(max_size=8)
+numbers = st.lists(st.integers(-4, 5) | st.integers(-(2**63), 2**63 - 1), max_size=4).map(
+    lambda values: np.array(values, np.int64).tobytes()
+)
+ids = st.builds(
+    points_pb2.Ids, numbers=numbers | st.binary(max_size=20), texts=st.lists(st.text(max_size=4), max_size=3)
+)
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> tensor_pb2.Tensor:
+    shape = draw(st.sampled_from([[1, DIM], [2, DIM], [2], [1], [DIM], [], [2**63, 2], [0, DIM]]))
+    dtype, itemsize = draw(st.sampled_from([(1, 4), (2, 8), (5, 1), (10, 8), (12, 1), (99, 1)]))
+    elements = int(min(np.prod([float(axis) for axis in shape]), 64))
+    fill = draw(st.sampled_from([b"\0", b"\0\0\x80?", b"\xff", b"\x01"]))
+    size = elements * itemsize + draw(st.sampled_from([0, 0, 0, 1]))
+    return tensor_pb2.Tensor(dtype=dtype, shape=shape, data=(fill * size)[:size])
+
+
+VALUES = {
+    "collection": names,
+    "name": names,
+    "snapshot": names,
+    "queries": tensors(),
+    "vectors": tensors(),
+    "window": tensors(),
+    "allow": tensors(),
+    "labels": st.dictionaries(st.sampled_from(["", "year", "x"]), tensors(), max_size=2),
+    "payloads": st.lists(st.sampled_from([b"", b"{}", b'{"a": 1}', b"[]", b"\xff", b'{"a":' * 50]), max_size=3),
+    "ids": ids,
+    "k": st.integers(0, 5) | st.integers(0, 2**32 - 1),
+    "filter_json": filters | st.text(max_size=10),
+    "window_label": st.sampled_from(["", "year", "x"]),
+    "recall": st.floats(),
+    "request_id": st.text(max_size=3) | st.just("x" * 200),
+    "cursor": st.sampled_from(["", "1", '"a"', "null", "[", "-1", "1e999"]),
+    "page_size": st.integers(0, 3) | st.integers(0, 2**32 - 1),
+    "settings": st.builds(
+        collections_pb2.CollectionSettings,
+        dim=st.integers(0, 5) | st.integers(0, 2**32 - 1),
+        metric=st.sampled_from(["", "l2", "x"]),
+        labels=st.lists(st.sampled_from(["a", "b", ""]), max_size=2),
+        index=st.sampled_from(["", "auto", "flat", "graph", "x"]),
+        index_options_json=st.sampled_from(["", "{}", "[]", "{", '{"degree": "x"}', '{"degree": -1}']),
+        seal_at=st.integers(0, 10) | st.integers(0, 2**32 - 1),
+    ),
+}
+KEPT = {"DropCollection", "RestoreCollection", "CreateCollection"}  # change what other requests find
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[str, bytes]:
+    method = draw(st.sampled_from(sorted(METHODS)))
+    kind = METHODS[method]
+    fields = {}
+    for field in kind.DESCRIPTOR.fields:
+        if field.name in VALUES and draw(st.integers(0, 3)):
+            fields[field.name] = draw(VALUES[field.name])
+        elif field.type == field.TYPE_BOOL:
+            fields[field.name] = draw(st.booleans())
+    request = kind(**fields)
+    if method.rpartition("/")[2] in KEPT and request.name == "c":
+        request.name = "d"
+    return method, request.SerializeToString()
+
+
+GOOD = [
+    (
+        "/nearhash.v1.PointService/Upsert",
+        points_pb2.UpsertRequest(
+            collection="c",
+            ids=to_ids([1, "a"]),
+            vectors=to_tensor(np.ones((2, DIM), np.float32), ""),
+            labels=to_labels({"year": [1, 2]}),
+            payloads=[b'{"a": 1}', b""],
+            request_id="r",
+        ),
+    ),
+    ("/nearhash.v1.PointService/Delete", points_pb2.DeleteRequest(collection="c", ids=to_ids([3, "b"]))),
+    ("/nearhash.v1.PointService/Get", points_pb2.GetRequest(collection="c", ids=to_ids([1, "a"]), with_vectors=True)),
+    (
+        "/nearhash.v1.PointService/Scroll",
+        points_pb2.ScrollRequest(collection="c", filter_json='{"eq": ["a", 1]}', page_size=2, cursor="1"),
+    ),
+    (
+        "/nearhash.v1.SearchService/Search",
+        search_pb2.SearchRequest(
+            collection="c", queries=to_tensor(np.ones((1, DIM)), ""), k=2, filter_json='{"exists": "a"}', recall=0.9
+        ),
+    ),
+    (
+        "/nearhash.v1.CollectionService/CreateCollection",
+        collections_pb2.CreateCollectionRequest(name="d", settings=collections_pb2.CollectionSettings(dim=3)),
+    ),
+]
+
+
+@st.composite
+def mutations(draw: st.DrawFn) -> tuple[str, bytes]:
+    method, message = draw(st.sampled_from(GOOD))
+    data = bytearray(message.SerializeToString())
+    for _ in range(draw(st.integers(1, 5))):
+        position = draw(st.integers(0, len(data)))
+        kind = draw(st.sampled_from(["change", "insert", "cut", "end"]))
+        if kind == "change" and position < len(data):
+            data[position] = draw(st.integers(0, 255))
+        elif kind == "insert":
+            data[position:position] = draw(st.binary(max_size=8))
+        elif kind == "cut":
+            del data[position : position + draw(st.integers(1, 8))]
+        else:
+            del data[position:]
+    return method, bytes(data)
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory, serve_folder):
+    with serve_folder(tmp_path_factory.mktemp("database")) as stubs:
+        stubs.create("c", dim=DIM, labels=["year"])
+        stubs.upsert("c", [1, 2, "a"], np.eye(3, DIM, dtype=np.float32), payloads=[b'{"a": 1}', b"", b"{}"])
+        yield stubs
+
+
+def outcome(stubs, method: str, data: bytes) -> tuple[grpc.StatusCode, str]:
+    call = stubs.channel.unary_stream(method)(data, timeout=20)
+    try:
+        for _ in call:
+            pass
+    except grpc.RpcError:
+        pass
+    return call.code(), call.details()
+
+
+def check(stubs, method: str, data: bytes) -> None:
+    code, details = outcome(stubs, method, data)
+    assert code is CODE.OK or code in REFUSALS, (method, code, details)
+    for inside in ("Traceback", ".py", "File ", "object at", str(stubs.database.root)):
+        assert inside not in details
+
+
+@settings(max_examples=500, deadline=None)
+@given(request=st.one_of(requests(), mutations()))
+def test_no_request_hurts_a_server_of_collections(attacked, request):
+    check(attacked, *request)
+
+
+@settings(max_examples=100, deadline=None)
+@given(method=st.sampled_from(sorted(METHODS)), data=st.binary(max_size=60))
+def test_no_bytes_hurt_a_server_of_collections(attacked, method, data):
+    check(attacked, method, data)
+
+
+def test_the_server_is_alive_and_its_files_are_where_they_belong(attacked):
+    attacked.create("alive", dim=DIM)
+    attacked.upsert("alive", ["z"], np.ones((1, DIM), np.float32))
+    assert len(attacked.database.get("alive")) == 1
+    assert {path.name for path in attacked.database.root.iterdir()} <= {"collections", "snapshots"}
+    assert attacked.database.get("c").state == "ok"
