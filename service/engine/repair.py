@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from nearhash.errors import CorruptCollectionError, NearhashError, UnknownCollectionError
 from nearhash.service.engine.collection import Collection
@@ -80,7 +81,8 @@ def repair(path: str | PathLike[str], progress: Progress | None = None) -> Repai
 
 def _salvage(folder: Path, progress: Progress | None) -> tuple[list[int], Path]:
     """Copy what is intact to a new database and put the old one aside."""
-    source = sqlite3.connect(folder / FILE, isolation_level=None)
+    # One that may write would merge what SQLite takes for the log, and delete the rest of it.
+    source = sqlite3.connect(f"file:{quote(str(folder / FILE))}?mode=ro", uri=True, isolation_level=None)
     draft = folder / ".repairing"
     try:
         settings = _settings(source, folder)

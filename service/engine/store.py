@@ -176,15 +176,20 @@ class Store:
         self._connections: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
         self._closed = False
-        with _speaking_of(self.path):
-            self._writer = self._connect()
-            self._check_format()
-            self._check_log()
-            if not read_only:
-                self._writer.execute("PRAGMA synchronous = FULL")
-                self._writer.execute("PRAGMA wal_autocheckpoint = 0")  # in the background instead
-            self.settings = Settings.from_json(self._meta(self._writer, "settings") or "{}")
-            self.position = self.read_position(self._writer)
+        try:
+            with _speaking_of(self.path):
+                if not read_only:
+                    self._check_log()
+                self._writer = self._connect()
+                self._check_format()
+                if not read_only:
+                    self._writer.execute("PRAGMA synchronous = FULL")
+                    self._writer.execute("PRAGMA wal_autocheckpoint = 0")  # in the background instead
+                self.settings = Settings.from_json(self._meta(self._writer, "settings") or "{}")
+                self.position = self.read_position(self._writer)
+        except BaseException:
+            self.close()
+            raise
 
     @staticmethod
     def create(folder: Path, settings: Settings) -> None:
@@ -238,11 +243,16 @@ class Store:
             upgrade(self._writer, version)
 
     def _check_log(self) -> None:
+        """Refuse a log that is damaged within; by a connection that only reads, as others merge and delete the log."""
         log, index = self.path.with_name(FILE + "-wal"), self.path.with_name(FILE + "-shm")
-        self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()  # makes SQLite recover
-        if self._read_only or not index.exists():
+        if not log.exists():
             return
-        lost = lost_commits(log, recovered_frames(index))
+        connection = sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # makes SQLite recover
+            lost = lost_commits(log, recovered_frames(index))
+        finally:
+            connection.close()
         if lost:
             raise CorruptCollectionError(
                 f"{log}: a damaged frame hides {lost} acknowledged writes behind it; `nearhash repair` keeps what is "
