@@ -35,7 +35,7 @@ from nearhash.service.engine.commits import GroupCommit, Operation
 from nearhash.service.engine.failpoints import reach
 from nearhash.service.engine.identifiers import as_point_ids
 from nearhash.service.engine.kinds import Workload
-from nearhash.service.engine.live import Change, Views, changed, load_views, newer
+from nearhash.service.engine.live import Change, Loaded, OutdatedError, Views, changed, load_views, newer
 from nearhash.service.engine.lock import DirectoryLock
 from nearhash.service.engine.maintenance import Maintenance
 from nearhash.service.engine.parts import Part, Wanted
@@ -140,7 +140,7 @@ class Collection:
             raise
 
     def _open(self) -> None:
-        loaded = load_views(self._folder, self._store, self._build_threads, read_only=self._read_only)
+        loaded = self._loaded(())
         self._views: Views = loaded.views
         self._seen = loaded.position
         self._version = self._store.data_version() if self._read_only else -1
@@ -757,8 +757,15 @@ class Collection:
                     self._views = changed(self._views, newer(self._store, connection, self._seen))
                     self._seen, self._version = position, version
                     return
-            loaded = load_views(self._folder, self._store, self._build_threads, self._views, read_only=True)
+            loaded = self._loaded(self._views)
             self._views, self._seen, self._version = loaded.views, loaded.position, version
+
+    def _loaded(self, present: Views) -> Loaded:
+        while True:
+            try:
+                return load_views(self._folder, self._store, self._build_threads, present, self._read_only)
+            except OutdatedError:
+                continue
 
     def _check_open(self) -> None:
         if self._closed:

@@ -108,6 +108,10 @@ class Loaded(NamedTuple):
     recovered: list[str]
 
 
+class OutdatedError(Exception):
+    """The writer has replaced a segment, and removed its files, while a follower was opening it."""
+
+
 def load_views(folder: Path, store: Store, threads: int, present: Views = (), read_only: bool = False) -> Loaded:
     """Open all segments and read the rest into a buffer.
 
@@ -118,6 +122,8 @@ def load_views(folder: Path, store: Store, threads: int, present: Views = (), re
     ------
     CorruptCollectionError
         If the store itself is damaged.
+    OutdatedError
+        If the collection is only read and has changed meanwhile: try again.
     """
     settings, recovered = store.settings, []
     known = {view.part.entry: view.part for view in present if view.part.entry is not None}
@@ -133,6 +139,8 @@ def load_views(folder: Path, store: Store, threads: int, present: Views = (), re
                 try:
                     part = open_segment(folder, entry, settings, store.payloads)
                 except (CorruptIndexError, OSError) as error:
+                    if read_only and store.generation() != position.generation:
+                        raise OutdatedError from error
                     recovered.append(f"segment {entry.number} was made again from the store: {error}")
                     part = rebuilt(folder, store, connection, entry, threads, keep=not read_only)
             views.append(View(part, len(part)).without(_between(deaths, entry.first_row, entry.last_row)))

@@ -289,6 +289,11 @@ class Store:
         with self._guard:
             return int(self._writer.execute("PRAGMA data_version").fetchone()[0])
 
+    def generation(self) -> int:
+        """That of the segments as they are now, whatever a read transaction of this thread sees."""
+        with self._guard, _speaking_of(self.path):
+            return self.read_position(self._writer).generation
+
     def _meta(self, connection: sqlite3.Connection, key: str) -> str | None:
         found = connection.execute("SELECT value, crc FROM meta WHERE key = ?", (key,)).fetchone()
         if found is None:

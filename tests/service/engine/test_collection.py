@@ -291,6 +291,32 @@ def test_followers_see_every_acknowledged_write(tmp_path):
         )
 
 
+def test_followers_keep_up_while_segments_come_and_go(tmp_path):
+    rows, stop, seen = vectors_of(50), threading.Event(), []
+    with nh.Collection(tmp_path / "c", dim=DIM, metric="l2", seal_at=10_000) as writer:
+        writer.upsert(range(50), rows)
+
+        def follow():
+            while not stop.is_set():
+                with nh.Collection(tmp_path / "c", read_only=True) as reader:
+                    for _ in range(20):
+                        seen.append(
+                            (len(reader), reader.search(rows[7], k=1).ids.tolist(), reader.stats()["recovered"])
+                        )
+
+        threads = [threading.Thread(target=follow) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for turn in range(60):
+            writer.upsert([turn % 5], rows[turn % 5][None])
+            writer.compact()
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(seen) > 20
+    assert all(one == (50, [[7]], []) for one in seen)
+
+
 def test_a_request_is_carried_out_once(collection):
     first = collection.upsert([1, 2], vectors_of(2), request_id="a")
     collection.delete([1])
