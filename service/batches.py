@@ -1,11 +1,13 @@
-"""Search arguments as request messages, cut so that every request and its answer stay within the limits."""
+"""Arguments of searches as request messages, cut so that every request and its answer stay within the limits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.errors import DimensionError, DtypeError, InvalidArgumentError
@@ -22,49 +24,94 @@ _WINDOW_BYTES = 16  # a pair of float64
 class Capacity:
     """What one request may hold: the tighter of the client's and the server's limits."""
 
-    rows: int
+    rows: int  # queries of a search
     message_bytes: int
+    points: int = 2**31 - 1  # of an upsert
+    ids: int = 2**31 - 1  # to get or delete
 
 
-def search_requests(
-    queries: ArrayLike,
-    k: int,
-    window: ArrayLike | None,
-    allow: ArrayLike | None,
-    effort: Mapping[str, object],
-    capacity: Capacity,
-) -> Iterator[search_pb2.SearchRequest]:
-    """Requests for a batch of queries, in order; one request if the batch fits.
+class Batch(Protocol):
+    """Rows that are sent in one request, or in several."""
 
-    Arguments are those of an index's ``search``. They are checked here as far as that is possible without the index;
-    the checks happen before the first request is given.
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+
+    def stop(self, first: int, most: int) -> int:
+        """End of the request that begins with a row: within all limits that are known, and `most` rows."""
+
+    def request(self, first: int, stop: int) -> Message:
+        """The request for some rows."""
+
+
+class SearchBatch:
+    """A batch of queries.
+
+    Arguments are those of a ``search``. They are checked here as far as that is possible without index or collection.
+
+    Parameters
+    ----------
+    template
+        A request that holds everything that is the same for all queries, except k, window and effort.
+    queries, k, window, effort
+        As for ``search``.
+    capacity
+        Limits.
 
     Raises
     ------
     InvalidArgumentError
         And its subclasses DimensionError and DtypeError; also if a single query does not fit a message.
     """
-    vectors = _as_queries(queries)
-    k = check_count(k, "k", most=_LARGEST_K)
-    windows = None if window is None else _as_window(window, len(vectors))
-    template = search_pb2.SearchRequest(k=k, effort={name: _scalar(name, value) for name, value in effort.items()})
-    if allow is not None:
-        template.allow.CopyFrom(_allow_tensor(allow))
-    per_query = windows is not None and windows.ndim == 2
-    if windows is not None and not per_query:
-        template.window.CopyFrom(to_tensor(windows, "window"))
-    step = _rows_per_request(vectors, k, template.ByteSize(), per_query, capacity)
 
-    def requests() -> Iterator[search_pb2.SearchRequest]:
-        for first in range(0, max(len(vectors), 1), step):
-            request = search_pb2.SearchRequest()
-            request.CopyFrom(template)
-            request.queries.CopyFrom(to_tensor(vectors[first : first + step], "queries"))
-            if windows is not None and per_query:
-                request.window.CopyFrom(to_tensor(windows[first : first + step], "window"))
-            yield request
+    def __init__(
+        self,
+        template: search_pb2.SearchRequest,
+        queries: ArrayLike,
+        k: int,
+        window: ArrayLike | None,
+        effort: Mapping[str, object],
+        capacity: Capacity,
+    ) -> None:
+        self._vectors = _as_queries(queries)
+        template.k = check_count(k, "k", most=_LARGEST_K)
+        windows = None if window is None else as_request_window(window, len(self._vectors))
+        for name, value in effort.items():
+            template.effort[name].CopyFrom(_scalar(name, value))
+        self._windows = windows if windows is not None and windows.ndim == 2 else None  # one for each query
+        if windows is not None and self._windows is None:
+            template.window.CopyFrom(to_tensor(windows, "window"))
+        self._template = template
+        self._step = _rows_per_request(self._vectors, template, self._windows is not None, capacity)
 
-    return requests()
+    @property
+    def count(self) -> int:
+        return len(self._vectors)
+
+    def stop(self, first: int, most: int) -> int:
+        return min(first + min(self._step, most), self.count)
+
+    def request(self, first: int, stop: int) -> search_pb2.SearchRequest:
+        request = search_pb2.SearchRequest()
+        request.CopyFrom(self._template)
+        request.queries.CopyFrom(to_tensor(self._vectors[first:stop], "queries"))
+        if self._windows is not None:
+            request.window.CopyFrom(to_tensor(self._windows[first:stop], "window"))
+        return request
+
+
+def as_request_window(window: ArrayLike, rows: int) -> NDArray[np.float64]:
+    """(2,) or (rows, 2); raises InvalidArgumentError for anything else."""
+    windows = as_windows(window, max(rows, 1)) if np.shape(window) == (2,) else as_windows(window, rows)
+    return np.ascontiguousarray(windows[0]) if np.shape(window) == (2,) else windows
+
+
+def allow_tensor(allow: ArrayLike) -> tensor_pb2.Tensor:
+    """Encode ids (n,) or a mask (n,)."""
+    allowed = np.asarray(allow)
+    if allowed.ndim != 1:
+        raise InvalidArgumentError(f"allow: expected a mask or ids of one dimension, got shape {allowed.shape}")
+    return to_tensor(allowed if allowed.dtype == np.bool_ else integer_ids(allow, "allow"), "allow")
 
 
 def _as_queries(queries: ArrayLike) -> NDArray[np.generic]:
@@ -79,19 +126,6 @@ def _as_queries(queries: ArrayLike) -> NDArray[np.generic]:
     return vectors
 
 
-def _as_window(window: ArrayLike, rows: int) -> NDArray[np.float64]:
-    """(2,) or (rows, 2)."""
-    windows = as_windows(window, rows)
-    return np.asarray(window, np.float64) if np.shape(window) == (2,) else windows
-
-
-def _allow_tensor(allow: ArrayLike) -> tensor_pb2.Tensor:
-    allowed = np.asarray(allow)
-    if allowed.ndim != 1:
-        raise InvalidArgumentError(f"allow: expected a mask or ids of one dimension, got shape {allowed.shape}")
-    return to_tensor(allowed if allowed.dtype == np.bool_ else integer_ids(allow, "allow"), "allow")
-
-
 def _scalar(name: str, value: object) -> search_pb2.Scalar:
     if isinstance(value, float | np.floating):
         return search_pb2.Scalar(real=float(value))
@@ -101,19 +135,22 @@ def _scalar(name: str, value: object) -> search_pb2.Scalar:
 
 
 def _rows_per_request(
-    vectors: NDArray[np.generic], k: int, fixed_bytes: int, per_query_window: bool, capacity: Capacity
+    vectors: NDArray[np.generic], template: search_pb2.SearchRequest, per_query_window: bool, capacity: Capacity
 ) -> int:
+    fixed_bytes = template.ByteSize()
     row_bytes = vectors[:1].nbytes + (_WINDOW_BYTES if per_query_window else 0)
+    hit_bytes = HIT_BYTES + (4 * vectors.shape[-1] if template.with_vectors else 0)
     available = capacity.message_bytes - MESSAGE_OVERHEAD
     by_request = (available - fixed_bytes) // max(row_bytes, 1)
-    by_answer = available // (k * HIT_BYTES)
+    by_answer = available // (template.k * hit_bytes)
     if by_request < 1:
         raise InvalidArgumentError(
-            f"max_message_bytes: one query of {row_bytes} bytes and {fixed_bytes} bytes of allow, window and effort "
-            f"exceed the limit of {capacity.message_bytes}"
+            f"max_message_bytes: one query of {row_bytes} bytes and {fixed_bytes} bytes of allow, window, filter and "
+            f"effort exceed the limit of {capacity.message_bytes}"
         )
     if by_answer < 1:
         raise InvalidArgumentError(
-            f"max_message_bytes: {k} neighbours are {k * HIT_BYTES} bytes, the limit is {capacity.message_bytes}"
+            f"max_message_bytes: {template.k} neighbours are {template.k * hit_bytes} bytes, the limit is "
+            f"{capacity.message_bytes}"
         )
     return min(by_request, by_answer, capacity.rows)

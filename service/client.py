@@ -1,44 +1,39 @@
-"""The client: NumPy arrays in and out, errors of nearhash instead of status codes. Imports no numba."""
+"""The client for threads: NumPy arrays in and out, errors of nearhash instead of status codes. Imports no numba."""
 
 from __future__ import annotations
 
-import json
-import math
-import random
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from nearhash.errors import InvalidArgumentError, MissingExtraError, ServiceError
 from nearhash.index.hits import Hits
-from nearhash.protos.v1 import search_pb2
-from nearhash.service.batches import Capacity, search_requests
-from nearhash.service.wire import from_tensor
+from nearhash.service.connection import (
+    DEFAULT_ADDRESS,
+    DEFAULT_MESSAGE_BYTES,
+    SCROLL,
+    TLS,
+    Connection,
+    RpcError,
+    bound_methods,
+    checked_timeout,
+)
 
-try:
-    import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
+# These need gRPC as well; the import above says what to install where it is missing.
+# isort: split
+from nearhash.service.attempts import Pause, Steps
+from nearhash.service.client_errors import closed_error
+from nearhash.service.engine.results import Deleted, Found, Page, Point, SnapshotInfo, Written
+from nearhash.service.operations import Filter, Labels, Operations, Payloads, Progress, check_name
+from nearhash.service.resuming import Scrolling
 
-    from nearhash.protos.v1 import search_pb2_grpc
-    from nearhash.service.status import error_from
-except ModuleNotFoundError as error:
-    if error.name not in ("grpc", "grpc_health"):
-        raise
-    raise MissingExtraError(f"the client needs {error.name}: pip install nearhash[serve]") from error
-
-Request = TypeVar("Request")
-Answer = TypeVar("Answer")
-
-_FIRST_DELAY, _LONGEST_DELAY = 0.05, 2.0  # seconds between attempts
-_LARGEST_MESSAGE = 2**31 - 1
+Result = TypeVar("Result")
 
 
 class Client:
-    """Searches an index that a nearhash server holds, with the same arguments and results as the index itself.
+    """What a nearhash server holds, with the arguments, results and errors of the embedded index or collection.
 
     One client may be used from many threads. Use it as a context manager, or call `close`.
 
@@ -47,28 +42,58 @@ class Client:
     address
         ``host:port`` of the server.
     timeout
-        Seconds that a call may take, attempts and all requests of a large batch together. While the server cannot be
-        reached, the call is repeated until then: a search changes nothing, so repeating it is safe.
+        Seconds that a call may take, attempts and all requests of a large batch together. See Notes.
+    api_key
+        For servers that ask for one. By default that of the environment variable NEARHASH_API_KEY, if there is one; an
+        empty text stands for none.
+    tls
+        True for an encrypted connection to a server whose certificate comes from a public authority; a `TLS` that says
+        which authority it comes from, or who the client is.
     max_message_bytes
-        Longest message to send or take; batches beyond it, or beyond the server's own limit, are sent in several
+        Longest message to send or take; batches beyond it, or beyond the server's own limits, are sent in several
         requests.
+    insecure
+        Whether the key may be sent without encryption to other machines, where whoever is in between can read it.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A setting is impossible, or the key would be sent in plain text.
+    MissingExtraError
+        gRPC is not installed.
+
+    Notes
+    -----
+    While a server cannot be reached, calls are repeated with growing pauses until their time is up. That is safe for
+    what only reads, and for `upsert` and `delete`, whose requests have ids by which the server knows those that it has
+    carried out. Making (unless ``if_missing``), dropping and copying a collection are not repeated. A server that is
+    too busy refuses before it begins and says when to come again: all calls do, if their time allows.
     """
 
     def __init__(
-        self, address: str = "localhost:50051", timeout: float = 30.0, max_message_bytes: int = 64 * 2**20
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float = 30.0,
+        api_key: str | None = None,
+        tls: bool | TLS | None = None,
+        max_message_bytes: int = DEFAULT_MESSAGE_BYTES,
+        insecure: bool = False,
     ) -> None:
-        if not 0 < max_message_bytes <= _LARGEST_MESSAGE:
-            raise InvalidArgumentError(
-                f"max_message_bytes: expected 1 to {_LARGEST_MESSAGE}, got {max_message_bytes!r}"
-            )
-        self._timeout = _checked_timeout(timeout)
-        self._max_message_bytes = max_message_bytes
-        self._address = address
-        self._capacity: Capacity | None = None
-        self._closed = False
-        self._channel = grpc.insecure_channel(address, options=_channel_options(address, max_message_bytes))
-        self._search = search_pb2_grpc.SearchServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._connection = Connection(
+            address,
+            timeout=timeout,
+            api_key=api_key,
+            tls=tls,
+            max_message_bytes=max_message_bytes,
+            insecure=insecure,
+        )
+        self._operations = Operations(self._connection)
+        self._closed = threading.Event()
+        self._channel = self._connection.open_channel()
+        self._methods = bound_methods(self._channel)
+
+    # --- the default collection, or the index that is served ---
 
     def search(
         self,
@@ -80,7 +105,7 @@ class Client:
         timeout: float | None = None,
         **effort: int | float,
     ) -> Hits:
-        """The k nearest neighbours of every query.
+        """The k nearest neighbours of every query in the index, or default collection, of the server.
 
         Parameters
         ----------
@@ -109,16 +134,11 @@ class Client:
         ServiceError
             The server refused or failed; ``code`` holds the gRPC status.
         """
-        deadline = self._deadline(timeout)
-        if self._capacity is None:
-            self._capacity = self._agreed_capacity(deadline)
-        requests = search_requests(queries, k, window, allow, effort, self._capacity)
-        parts = [_hits(self._call(self._search.Search, request, deadline), request) for request in requests]
-        if len(parts) == 1:
-            return parts[0]
-        return Hits(np.concatenate([part.ids for part in parts]), np.concatenate([part.distances for part in parts]))
+        steps = self._operations.search("", queries, k, window, allow=allow, effort=effort, timeout=timeout)
+        found = self._run(steps)
+        return Hits(found.ids, found.distances)
 
-    def info(self) -> dict[str, Any]:
+    def info(self, *, timeout: float | None = None) -> dict[str, Any]:
         """What is served: the index's ``info()`` plus ``collection`` and ``server`` (version and limits).
 
         Raises
@@ -126,16 +146,9 @@ class Client:
         ServiceError
             The server refused or failed; ``code`` holds the gRPC status.
         """
-        answer = self._call(self._search.GetInfo, search_pb2.GetInfoRequest(), self._deadline(None))
-        limits = {bound.name: value for bound, value in answer.server.limits.ListFields()}
-        facts: dict[str, Any] = json.loads(answer.details_json)
-        return {
-            **facts,
-            "collection": answer.collection,
-            "server": {"version": answer.server.version, "limits": limits},
-        }
+        return self._run(self._operations.info(timeout))
 
-    def health(self) -> str:
+    def health(self, *, timeout: float | None = None) -> str:
         """``"SERVING"``, or ``"NOT_SERVING"`` while the server starts or stops. Asks once, without repeating.
 
         Raises
@@ -143,16 +156,119 @@ class Client:
         ServiceError
             The server cannot be reached; ``code`` is ``"UNAVAILABLE"``.
         """
-        self._check_open()
-        try:
-            answer = self._health.Check(health_pb2.HealthCheckRequest(), timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise error_from(error) from error
-        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+        return self._run(self._operations.health(timeout))
+
+    # --- collections ---
+
+    def collection(self, name: str) -> RemoteCollection:
+        """A collection by name. Asks nothing: whether there is one, its methods find out."""
+        return RemoteCollection(self, check_name(name))
+
+    def create_collection(
+        self,
+        name: str,
+        dim: int,
+        metric: str | None = None,
+        labels: Sequence[str] = (),
+        index: str | None = None,
+        index_options: Mapping[str, Any] | None = None,
+        seal_at: int | None = None,
+        if_missing: bool = False,
+        *,
+        timeout: float | None = None,
+    ) -> RemoteCollection:
+        """Make an empty collection.
+
+        Parameters
+        ----------
+        name
+            1 to 64 letters, digits, "_", "-" and ".", a letter or digit first.
+        dim, metric, labels, index, index_options, seal_at
+            As for `nearhash.Collection`; metric "cosine" and index "auto" by default.
+        if_missing
+            Take the collection of that name if there is one. Settings that are given must be its own.
+        timeout
+            Seconds for this call, instead of the client's.
+
+        Raises
+        ------
+        CollectionExistsError
+            There is one of that name.
+        InvalidArgumentError
+            A setting is impossible, or is not that of the collection that there is.
+        AccessError
+            The key does not allow it.
+        """
+        self._run(
+            self._operations.create(
+                name, dim, metric, labels, index, index_options, seal_at, if_missing=if_missing, timeout=timeout
+            )
+        )
+        return self.collection(name)
+
+    def collections(self, *, timeout: float | None = None) -> dict[str, dict[str, Any]]:
+        """The collections that the key is for, by name, as `describe` describes them."""
+        return self._run(self._operations.collections(timeout))
+
+    def describe(self, name: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """Settings of a collection, its ``size`` in points, and its ``state``: "ok", or why writes are refused.
+
+        Raises
+        ------
+        UnknownCollectionError
+            There is none of that name.
+        """
+        return self._run(self._operations.describe(name, timeout))
+
+    def drop_collection(self, name: str, *, timeout: float | None = None) -> None:
+        """Delete a collection and all that is in it. Snapshots stay.
+
+        Raises
+        ------
+        UnknownCollectionError
+            There is none of that name.
+        """
+        self._run(self._operations.drop(name, timeout))
+
+    def snapshot(self, name: str, snapshot: str | None = None, *, timeout: float | None = None) -> SnapshotInfo:
+        """Copy a collection, as it is at one moment, into the server's folder of snapshots.
+
+        Parameters
+        ----------
+        name
+            Of the collection.
+        snapshot
+            Name of the copy; by default the server chooses one.
+        timeout
+            Seconds for this call, instead of the client's.
+
+        Raises
+        ------
+        UnknownCollectionError, CollectionExistsError
+            There is no such collection, or there is a snapshot of that name.
+        """
+        return self._run(self._operations.snapshot(name, snapshot, timeout))
+
+    def snapshots(self, *, timeout: float | None = None) -> list[SnapshotInfo]:
+        """The snapshots on the server."""
+        return self._run(self._operations.snapshots(timeout))
+
+    def restore(self, snapshot: str, name: str, *, timeout: float | None = None) -> RemoteCollection:
+        """Make a new collection out of a snapshot.
+
+        Raises
+        ------
+        UnknownCollectionError, CollectionExistsError
+            There is no such snapshot, or there is a collection of that name.
+        """
+        self._run(self._operations.restore(snapshot, name, timeout))
+        return self.collection(name)
+
+    # --- the connection ---
 
     def close(self) -> None:
         """Close the connection; calls under way fail."""
-        self._closed = True
+        self._closed.set()
         self._channel.close()
 
     def __enter__(self) -> Client:
@@ -164,66 +280,253 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Client({self._address!r})"
+        return f"Client({self._connection.address!r})"
 
-    def _agreed_capacity(self, deadline: float) -> Capacity:
-        """The tighter of this client's limits and the server's, asked for once."""
-        limits = self._call(self._search.GetInfo, search_pb2.GetInfoRequest(), deadline).server.limits
-        return Capacity(limits.max_rows, min(self._max_message_bytes, limits.max_message_bytes))
+    def _run(self, steps: Steps[Result]) -> Result:
+        """Carry out steps."""
+        answer: Any = None
+        failure: BaseException | None = None
+        try:
+            while True:
+                step = steps.send(answer) if failure is None else steps.throw(failure)
+                answer = failure = None
+                if isinstance(step, Pause):
+                    self._closed.wait(step.seconds)
+                    continue
+                try:
+                    answer = self._methods[step.method](
+                        step.request, timeout=step.timeout, metadata=self._connection.metadata
+                    )
+                except RpcError as error:
+                    failure = closed_error() if self._closed.is_set() else error
+                except ValueError:
+                    if not self._closed.is_set():
+                        raise
+                    failure = closed_error()  # what gRPC says to calls of a closed channel
+        except StopIteration as done:
+            result: Result = done.value
+            return result
 
-    def _deadline(self, timeout: float | None) -> float:
-        return time.monotonic() + (self._timeout if timeout is None else _checked_timeout(timeout))
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ServiceError("the client is closed", "CANCELLED")
-
-    def _call(self, method: Callable[..., Answer], request: Request, deadline: float) -> Answer:
-        """Call until it succeeds, fails for a reason other than UNAVAILABLE, or the deadline comes."""
-        delay = _FIRST_DELAY
+    def _pages(self, scroll: Scrolling) -> Iterator[Page]:
         while True:
-            self._check_open()
+            request, seconds = scroll.next_attempt()
+            stream = self._stream(request, seconds)
             try:
-                return method(request, timeout=max(deadline - time.monotonic(), 0.0))
-            except grpc.RpcError as error:
-                pause = delay * random.uniform(0.5, 1.0)  # clients of a restarted server must not come in step
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() + pause >= deadline:
-                    raise error_from(error) from error
-            time.sleep(pause)
-            delay = min(2 * delay, _LONGEST_DELAY)
+                for message in stream:
+                    yield scroll.page(message)
+                return
+            except RpcError as failure:
+                if self._closed.is_set():
+                    raise closed_error() from failure
+                pause = scroll.pause_after(failure)
+            finally:
+                stream.cancel()  # where the caller has left
+            self._closed.wait(pause)
+
+    def _stream(self, request: Any, seconds: float) -> Any:
+        try:
+            return self._methods[SCROLL](request, timeout=seconds, metadata=self._connection.metadata)
+        except ValueError:
+            if not self._closed.is_set():
+                raise
+            raise closed_error() from None
 
 
-def _channel_options(address: str, max_message_bytes: int) -> list[tuple[str, int]]:
-    options = [
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_receive_message_length", max_message_bytes),
-        # By default gRPC's own pauses grow to two minutes, and no call of ours could make it try earlier.
-        ("grpc.initial_reconnect_backoff_ms", round(1000 * _FIRST_DELAY)),
-        ("grpc.max_reconnect_backoff_ms", round(1000 * _LONGEST_DELAY)),
-    ]
-    if address.startswith(("localhost:", "127.", "[::1]:")):
-        options.append(("grpc.enable_http_proxy", 0))  # a proxy's own loopback is another machine
-    return options
+class RemoteCollection:
+    """A collection on a server, with the methods of `nearhash.Collection`; made by `Client.collection`.
 
+    All methods raise UnknownCollectionError if there is no collection of that name, InvalidArgumentError and its
+    subclasses as the embedded collection would, AccessError if the key does not allow the call, and ServiceError for
+    whatever else keeps the server from answering.
+    """
 
-def _checked_timeout(timeout: float) -> float:
-    if not (timeout > 0 and math.isfinite(timeout)):
-        raise InvalidArgumentError(f"timeout: expected a positive number of seconds, got {timeout!r}")
-    return timeout
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self._operations = client._operations
+        self._name = name
 
+    @property
+    def name(self) -> str:
+        return self._name
 
-def _hits(answer: search_pb2.SearchResponse, request: search_pb2.SearchRequest) -> Hits:
-    """Decode an answer; one that does not fit its request is not passed on."""
-    shape = (request.queries.shape[0], request.k)
-    try:
-        ids = from_tensor(answer.ids, "ids", ndim=(2,))
-        distances = from_tensor(answer.distances, "distances", ndim=(2,))
-    except InvalidArgumentError as error:
-        raise ServiceError(f"the server's answer is malformed: {error}", "DATA_LOSS") from error
-    if ids.dtype != np.int64 or distances.dtype != np.float32 or not ids.shape == distances.shape == shape:
-        raise ServiceError(
-            f"the server's answer is malformed: expected int64 and float32 of shape {shape}, "
-            f"got {ids.dtype} {ids.shape} and {distances.dtype} {distances.shape}",
-            "DATA_LOSS",
+    def __repr__(self) -> str:
+        return f"{self._client!r}.collection({self._name!r})"
+
+    def upsert(
+        self,
+        ids: Any,
+        vectors: ArrayLike,
+        labels: Labels | None = None,
+        payloads: Payloads | None = None,
+        *,
+        request_id: str | None = None,
+        progress: Progress | None = None,
+        timeout: float | None = None,
+    ) -> Written:
+        """Insert points, and replace those whose ids are there: vector, labels and payload together.
+
+        Points that fit one request are written all or none. More of them are sent in several requests, in order, each
+        of which is written all or none; if one fails, ``error.written`` tells how many points are known to be written.
+
+        Parameters
+        ----------
+        ids : (n,) integers >= 0, texts of 1 to 512 bytes, or both
+            Distinct.
+        vectors : (n, dim) or (dim,) array of a float or integer dtype
+            Stored as float32.
+        labels : (n,) numbers, or dict of label name to (n,) numbers, optional
+            Without a name those of the first label field. NaN: no label, which no window holds.
+        payloads : (n,) of dicts, JSON objects or None, optional
+        request_id : str, optional
+            At most 128 bytes (about 100 where several requests are needed): a call that is made again with the same
+            one is not carried out again. By default each call has one of its own, which its attempts share.
+        progress : callable, optional
+            Called with the points written and all points after each request.
+        timeout : float, optional
+            Seconds for all requests together, instead of the client's.
+
+        Returns
+        -------
+        Written
+            Of all requests together; `sequence` is that of the last write.
+        """
+        return self._client._run(
+            self._operations.upsert(
+                self._name,
+                ids,
+                vectors,
+                labels,
+                payloads,
+                request_id=request_id,
+                progress=progress,
+                timeout=timeout,
+            )
         )
-    return Hits(ids.copy(), distances.copy())  # decoded arrays are read-only views of the message
+
+    def delete(self, ids: Any, *, request_id: str | None = None, timeout: float | None = None) -> Deleted:
+        """Delete points by id; ids that are not there are ignored. More than fit a request are sent in several."""
+        return self._client._run(self._operations.delete(self._name, ids, request_id=request_id, timeout=timeout))
+
+    def get(
+        self, ids: Any, *, vectors: bool = False, payloads: bool = True, timeout: float | None = None
+    ) -> list[Point | None]:
+        """Points by id, in the order of the ids; None where there is none."""
+        return self._client._run(
+            self._operations.get(self._name, ids, vectors=vectors, payloads=payloads, timeout=timeout)
+        )
+
+    def count(
+        self,
+        window: ArrayLike | None = None,
+        filter: Filter | None = None,
+        *,
+        window_label: str | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """How many points match, or how many there are."""
+        return self._client._run(self._operations.count(self._name, window, filter, window_label, timeout))
+
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        window: ArrayLike | None = None,
+        filter: Filter | None = None,
+        *,
+        window_label: str | None = None,
+        recall: float | None = None,
+        payloads: bool = False,
+        vectors: bool = False,
+        timeout: float | None = None,
+        **effort: int | float,
+    ) -> Found:
+        """The k nearest points of each query.
+
+        Parameters
+        ----------
+        queries : (q, dim) or (dim,) array of a float or integer dtype
+        k : int
+            Results per query; exactly min(k, matches) are found.
+        window : (lo, hi) or (q, 2), optional
+            Only points with lo <= label < hi.
+        filter : predicate of `nearhash.where`, or its JSON as text or dict, optional
+            Only points whose payload satisfies it.
+        window_label : str, optional
+            Label field that the window speaks of, by default the first.
+        recall : float, optional
+            Instead of an effort: that which `nearhash.Collection.tune` found for such a recall.
+        payloads, vectors : bool
+            Whether the answer brings them.
+        timeout : float, optional
+            Seconds for this call, instead of the client's.
+        **effort
+            As for the indexes: `beam` (graph, window), `probes` (ivf), `rerank`.
+
+        Returns
+        -------
+        Found
+            Ids, distances and what else was asked for.
+        """
+        return self._client._run(
+            self._operations.search(
+                self._name,
+                queries,
+                k,
+                window,
+                filter=filter,
+                window_label=window_label,
+                recall=recall,
+                payloads=payloads,
+                vectors=vectors,
+                effort=effort,
+                timeout=timeout,
+            )
+        )
+
+    def scroll(
+        self,
+        filter: Filter | None = None,
+        window: ArrayLike | None = None,
+        *,
+        window_label: str | None = None,
+        page_size: int = 1000,
+        vectors: bool = False,
+        payloads: bool = True,
+        cursor: str | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[Page]:
+        """All points, or those that match, in pages by id: numbers first, then texts.
+
+        Points that are there from beginning to end come exactly once, whatever is written meanwhile, and also if the
+        server cannot be reached for a while.
+
+        Parameters
+        ----------
+        page_size
+            Points in a page at most; fewer come where a message would be too long.
+        cursor
+            That of the page after which to go on.
+        timeout
+            Seconds that a page may take, instead of the client's.
+        """
+        return self._client._pages(
+            Scrolling(
+                self._name,
+                filter,
+                window,
+                window_label=window_label,
+                page_size=page_size,
+                vectors=vectors,
+                payloads=payloads,
+                cursor=cursor,
+                timeout=self._client._connection.timeout if timeout is None else checked_timeout(timeout),
+            )
+        )
+
+    def stats(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """Sizes, segments, background work and state, as `nearhash.Collection.stats` tells them."""
+        return self._client._run(self._operations.stats(self._name, timeout))
+
+    def describe(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """Settings, size and state; see `Client.describe`."""
+        return self._client._run(self._operations.describe(self._name, timeout))

@@ -72,6 +72,8 @@ class SearchHandlers:
                     max_message_bytes=limits.max_message_bytes,
                     max_pending=limits.max_pending,
                     max_effort=limits.max_effort,
+                    max_batch=limits.max_batch,
+                    max_ids=limits.max_ids,
                 ),
             ),
         ).SerializeToString()

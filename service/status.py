@@ -1,4 +1,4 @@
-"""Errors of nearhash as gRPC statuses on the server, and back into errors in the client."""
+"""Errors of nearhash as gRPC statuses on the server; `client_errors` makes errors of them again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _Code = grpc.StatusCode
 _ARGUMENT_ERRORS = {
     kind.__name__: kind for kind in (InvalidArgumentError, DimensionError, DtypeError, MetricError, DuplicateIdError)
 }
-_EMBEDDED_ERRORS: dict[str, type[NearhashError]] = {
+EMBEDDED_ERRORS: dict[str, type[NearhashError]] = {
     **_ARGUMENT_ERRORS,
     **{
         kind.__name__: kind
@@ -53,6 +53,8 @@ _EMBEDDED_ERRORS: dict[str, type[NearhashError]] = {
         )
     },
 }
+"""Errors that a client raises as the embedded index or collection would, by the name that ERROR_KEY brings."""
+
 _LONGEST_MESSAGE = 2_000  # bytes of metadata are limited; past a few kilobytes peers drop the whole status
 
 
@@ -112,18 +114,7 @@ def _status_of_collection(error: Exception) -> Status | None:
 
 def _embedded(code: grpc.StatusCode, error: Exception, message: str) -> Status:
     name = type(error).__name__
-    return Status(code, message, ((ERROR_KEY, name),) if name in _EMBEDDED_ERRORS else ())
-
-
-def error_from(call: grpc.RpcError) -> NearhashError:
-    """The error for a failed call."""
-    code: grpc.StatusCode = call.code()
-    message = call.details() or code.name
-    metadata = dict(call.trailing_metadata() or ())
-    kind = _EMBEDDED_ERRORS.get(metadata.get(ERROR_KEY, ""))
-    if kind is not None:
-        return kind(message)
-    return InvalidArgumentError(message) if code is _Code.INVALID_ARGUMENT else ServiceError(message, code.name)
+    return Status(code, message, ((ERROR_KEY, name),) if name in EMBEDDED_ERRORS else ())
 
 
 def _shortened(message: str) -> str:

@@ -94,15 +94,19 @@ class ServerInfo(_message.Message):
     def __init__(self, version: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_k", "max_rows", "max_message_bytes", "max_pending", "max_effort")
+    __slots__ = ("max_k", "max_rows", "max_message_bytes", "max_pending", "max_effort", "max_batch", "max_ids")
     MAX_K_FIELD_NUMBER: _ClassVar[int]
     MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_PENDING_FIELD_NUMBER: _ClassVar[int]
     MAX_EFFORT_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
+    MAX_IDS_FIELD_NUMBER: _ClassVar[int]
     max_k: int
     max_rows: int
     max_message_bytes: int
     max_pending: int
     max_effort: int
-    def __init__(self, max_k: _Optional[int] = ..., max_rows: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_pending: _Optional[int] = ..., max_effort: _Optional[int] = ...) -> None: ...
+    max_batch: int
+    max_ids: int
+    def __init__(self, max_k: _Optional[int] = ..., max_rows: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_pending: _Optional[int] = ..., max_effort: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_ids: _Optional[int] = ...) -> None: ...

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from nearhash.index.ivf import IVFIndex
     from nearhash.index.load import load
     from nearhash.index.minhash_lsh import MinHashLSH
+    from nearhash.service.async_client import AsyncClient
     from nearhash.service.client import Client
+    from nearhash.service.connection import TLS
     from nearhash.service.engine.collection import Collection
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "AsyncClient": "nearhash.service.async_client",
     "Client": "nearhash.service.client",
     "Collection": "nearhash.service.engine.collection",
     "DiskIndex": "nearhash.index.disk",
@@ -35,6 +38,7 @@ _HOME = {
     "LSHIndex": "nearhash.index.lsh",
     "MinHashLSH": "nearhash.index.minhash_lsh",
     "RangeHits": "nearhash.index.hits",
+    "TLS": "nearhash.service.connection",
     "WindowIndex": "nearhash.index.window",
     "deduplicate": "nearhash.index.dedup",
     "errors": "nearhash.errors",
@@ -46,6 +50,8 @@ _HOME = {
 _MODULES = ("errors", "hashing", "where")
 
 __all__ = [
+    "TLS",
+    "AsyncClient",
     "Client",
     "Collection",
     "DiskIndex",

@@ -6,7 +6,13 @@ so code that does not know nearhash catches it too.
 
 
 class NearhashError(Exception):
-    """Base class of all errors raised by nearhash."""
+    """Base class of all errors raised by nearhash.
+
+    ``written`` is None except where a client sent an upsert in several requests and one of them failed: then it is how
+    many points, from the first on, are known to be written.
+    """
+
+    written: int | None = None
 
 
 class InvalidArgumentError(NearhashError, ValueError):
@@ -100,3 +106,7 @@ class ServiceError(NearhashError, RuntimeError):
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class AccessError(ServiceError):
+    """The server does not know the API key of the caller, or the key does not allow the call; ``code`` tells which."""

@@ -5,13 +5,27 @@ import pytest
 
 import nearhash as nh
 from nearhash.errors import InvalidArgumentError
+from nearhash.protos.v1 import search_pb2
 from nearhash.service.background import running_server
-from nearhash.service.batches import Capacity, search_requests
+from nearhash.service.batches import Capacity, SearchBatch, allow_tensor
 from nearhash.service.config import Limits, ServerConfig
 
 
 def requests(queries, k=10, window=None, allow=None, effort=None, *, rows=1000, message_bytes=10_000):
-    return list(search_requests(queries, k, window, allow, effort or {}, Capacity(rows, message_bytes)))
+    template = search_pb2.SearchRequest()
+    if allow is not None:
+        template.allow.CopyFrom(allow_tensor(allow))
+    return cut(SearchBatch(template, queries, k, window, effort or {}, Capacity(rows, message_bytes)))
+
+
+def cut(batch):
+    """The requests that a client would send."""
+    sent, first = [], 0
+    while not sent or first < batch.count:
+        stop = batch.stop(first, batch.count)
+        sent.append(batch.request(first, stop))
+        first = stop
+    return sent
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "u1"])
