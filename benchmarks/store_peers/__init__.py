@@ -10,6 +10,7 @@ from benchmarks.store_peers.base import Store
 # name -> module, class, and the arguments that make it
 STORES = {
     "nearhash": ("nearhash_store", "Embedded", {}),
+    "nearhash, gRPC": ("nearhash_store", "Served", {}),
     "pgvector": ("pgvector_store", "Pgvector", {}),
     "LanceDB, IVF_HNSW_SQ": ("lance_store", "Lance", {"kind": "IVF_HNSW_SQ"}),
     "LanceDB, IVF_PQ": ("lance_store", "Lance", {"kind": "IVF_PQ"}),

@@ -1,5 +1,9 @@
 """A collection of nearhash, embedded, and over gRPC from a server on the same machine."""
 
+import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +13,15 @@ from numpy.typing import NDArray
 import nearhash as nh
 from benchmarks.store_peers.base import FIELD, Effort, ladder
 from nearhash import where
+from nearhash.service.engine.database import COLLECTIONS
 
 COLLECTION = "points"
+DURABILITY = "in SQLite, synced (synchronous=FULL)"
 
 
 class Embedded:
-    durability = "in SQLite, synced (synchronous=FULL)"
-    configuration = "index graph, one segment of all points"
+    durability = DURABILITY
+    configuration = "index graph; at the end one segment of all points (compact)"
 
     def __init__(self) -> None:
         self.ladders = [ladder("beam", 10, 1000)]
@@ -48,3 +54,49 @@ class Embedded:
         collection = self.__dict__.pop("_collection", None)
         if collection is not None:
             collection.close()
+
+
+class Served(Embedded):
+    configuration = "the same behind nearhash serve and nearhash.Client; compacted while the server is away"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._make_client = nh.Client  # wants gRPC
+        self._server: subprocess.Popen[str] | None = None
+
+    def open(self, folder: Path, dim: int, metric: str, size: int) -> None:
+        self._folder = folder
+        self._serve()
+        self._client.create_collection(COLLECTION, dim, metric, index="graph", if_missing=True)
+
+    def _serve(self) -> None:
+        program = Path(sys.executable).with_name("nearhash")
+        command = [program, "serve", "--data", self._folder, "--listen", "127.0.0.1:0", "--json"]
+        self._server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        self._client = self._make_client(_announced(self._server), timeout=300)
+        self._collection = self._client.collection(COLLECTION)
+
+    def finish(self) -> None:
+        self.close()
+        with nh.Collection(self._folder / COLLECTIONS / COLLECTION) as collection:
+            collection.compact()
+        self._serve()
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._client.close()
+            self._server.send_signal(signal.SIGTERM)
+            self._server.communicate()
+            self._server = None
+
+
+def _announced(server: subprocess.Popen[str]) -> str:
+    """The address, which the server prints as JSON once it is ready."""
+    assert server.stdout is not None
+    text = ""
+    for line in server.stdout:
+        text += line
+        if line.startswith("}"):
+            address: str = json.loads(text)["address"]
+            return address
+    raise OSError(f"nearhash serve ended with {server.wait()}: {text}")
