@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +45,7 @@ from nearhash.service.engine.searching import Effort, Neighbours, count_views, s
 from nearhash.service.engine.segments import FOLDER, disk_bytes, index_path
 from nearhash.service.engine.settings import Settings
 from nearhash.service.engine.snapshots import copy_collection, write_snapshot
-from nearhash.service.engine.store import FILE, NewPoints, Store, StoredPoint, Transaction, sync_folder
+from nearhash.service.engine.store import FILE, NewPoints, RowGoneError, Store, StoredPoint, Transaction, sync_folder
 
 Filter = Predicate | Mapping[str, Any] | str
 Event = Callable[[str, dict[str, Any]], None]
@@ -400,10 +400,14 @@ class Collection:
         k = check_count(k, "k")
         thoroughness = Effort(effort, recall)
         thoroughness.check()
-        views = self._current()
+        predicate = _predicate(filter)
         self._workload.note(len(matrix))
-        found = self._nearest(views, matrix, k, window, window_label, _predicate(filter), thoroughness, threads)
-        return self._found(views, found, payloads, vectors)
+
+        def answer(views: Views) -> Found:
+            found = self._nearest(views, matrix, k, window, window_label, predicate, thoroughness, threads)
+            return self._found(views, found, payloads, vectors)
+
+        return self._answered(answer)
 
     def _nearest(
         self,
@@ -519,13 +523,12 @@ class Collection:
         window_label: str | None = None,
     ) -> int:
         """How many points match, or how many there are."""
-        views = self._current()
         wanted = Wanted(_predicate(filter))
         number = self._label_number(window, window_label)
         if window is not None:
             (lo, hi) = as_windows(window, 1)[0].tolist()
             wanted = wanted._replace(bounds=((number, lo, hi),))
-        return count_views(views, None, wanted)
+        return self._answered(lambda views: count_views(views, None, wanted))
 
     def scroll(
         self,
@@ -721,28 +724,32 @@ class Collection:
             self._refresh()
         return self._views
 
+    def _answered(self, answer: Callable[[Views], Answer]) -> Answer:
+        """What the views of this moment answer; anew where rows that they show have left the store meanwhile."""
+        while True:
+            views = self._current()
+            try:
+                return answer(views)
+            except RowGoneError:
+                if self._current() is views:  # nothing was written: they should be there
+                    raise
+
     @contextmanager
     def _consistent(self) -> Iterator[tuple[Any, Views]]:
         """A read transaction of the store and the views that belong to it."""
-        self._check_open()
-        if self._read_only:
-            self._refresh()
-        with self._publishing:
-            reader = self._store.reader()
-            connection = reader.__enter__()
-            try:
-                connection.execute("SELECT count(*) FROM meta").fetchone()  # what it sees is fixed by its first read
-                views = self._views
-            except BaseException as error:
-                reader.__exit__(type(error), error, error.__traceback__)
-                raise
-        try:
-            yield connection, views
-        except BaseException as error:
-            if not reader.__exit__(type(error), error, error.__traceback__):
-                raise
-        else:
-            reader.__exit__(None, None, None)
+        with ExitStack() as stack:
+            yield self._begun(stack)
+
+    def _begun(self, stack: ExitStack) -> tuple[Any, Views]:
+        """The same, until the stack is left."""
+        while True:
+            self._current()
+            with self._refreshing if self._read_only else self._publishing, ExitStack() as attempt:
+                connection = attempt.enter_context(self._store.reader())
+                position = self._store.read_position(connection)  # what it sees is fixed by its first read
+                if not self._read_only or position == self._seen:  # else more has been written since we looked
+                    stack.push(attempt.pop_all())
+                    return connection, self._views
 
     def _refresh(self) -> None:
         if self._store.data_version() == self._version:

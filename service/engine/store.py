@@ -156,6 +156,10 @@ def sync_folder(folder: Path) -> None:
 # --- the store ---
 
 
+class RowGoneError(CorruptCollectionError):
+    """A row is not in the store: it is damaged, or another view of it shows a row that has died and left since."""
+
+
 class Store:
     """The database of one collection.
 
@@ -277,6 +281,9 @@ class Store:
             if connection is None:
                 connection = self._local.connection = self._connect()
                 connection.execute("PRAGMA query_only = ON")
+            if connection.in_transaction:  # of the same thread, further out
+                yield connection
+                return
             connection.execute("BEGIN")
             try:
                 yield connection
@@ -353,14 +360,17 @@ class Store:
         return StoredPoint(row, own, np.frombuffer(labels or b"", "<f8"), payload)
 
     def payloads(self, rows: NDArray[np.int64]) -> list[bytes | None]:
-        """Payloads of ascending rows, None where there is none or the row is gone."""
+        """Payloads of ascending rows, None where there is none; RowGoneError where a row is not there."""
         with self.reader() as connection:
             return self.payloads_of(connection, rows)
 
     def payloads_of(self, connection: sqlite3.Connection, rows: NDArray[np.int64]) -> list[bytes | None]:
         """As `payloads`, within a read transaction."""
         found = {record[0]: self._point(record).payload for record in self._records(connection, _POINT, rows)}
-        return [found.get(row) for row in rows.tolist()]
+        if len(found) < len(rows):
+            missing = next(row for row in rows.tolist() if row not in found)
+            raise RowGoneError(f"{self.path}: row {missing} is missing")
+        return [found[row] for row in rows.tolist()]
 
     def _records(
         self, connection: sqlite3.Connection, select: str, rows: NDArray[np.int64]
@@ -384,12 +394,16 @@ class Store:
         width, found = 4 * self.settings.dim, 0
         for row, data, crc in self._records(connection, "SELECT row, data, crc FROM vectors", rows):
             _check(f"{self.path}: vector of row {row}", crc, row, data)
-            if len(data) != width or found == len(rows) or row != rows[found]:
-                raise CorruptCollectionError(f"{self.path}: vector of row {row} is not the one expected")
+            if len(data) != width:
+                raise CorruptCollectionError(
+                    f"{self.path}: vector of row {row} is not of dimension {self.settings.dim}"
+                )
+            if row != rows[found]:
+                break
             matrix[found] = np.frombuffer(data, "<f4")
             found += 1
         if found < len(rows):
-            raise CorruptCollectionError(f"{self.path}: vector of row {rows[found]} is missing")
+            raise RowGoneError(f"{self.path}: vector of row {rows[found]} is missing")
         return matrix
 
     def rows_between(self, connection: sqlite3.Connection, first: int, last: int) -> NDArray[np.int64]:
