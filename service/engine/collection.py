@@ -731,8 +731,9 @@ class Collection:
             try:
                 return answer(views)
             except RowGoneError:
-                if self._current() is views:  # nothing was written: they should be there
-                    raise
+                with self._publishing:  # or what is on the disk already could still be missing from the views
+                    if self._current() is views:  # nothing was written: the rows should be there
+                        raise
 
     @contextmanager
     def _consistent(self) -> Iterator[tuple[Any, Views]]:

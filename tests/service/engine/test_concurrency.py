@@ -1,10 +1,13 @@
 """Reads while others write, at the moments at which the benchmark of concurrency has found defects."""
 
+import threading
+
 import numpy as np
 import pytest
 
 import nearhash as nh
 from nearhash.service.engine import collection as module
+from nearhash.service.engine import maintenance
 
 UNIT = np.eye(4, dtype=np.float32)
 
@@ -64,6 +67,31 @@ def test_a_filter_may_meet_points_that_have_left_the_store(tmp_path, meanwhile):
         assert collection.search(UNIT[0], k=2, filter={"range": ["n", 0, 2]}).ids.tolist() == [[0, 1]]
         del collection._current
         collection._views = present
+
+
+def test_points_may_have_left_the_store_while_the_views_still_show_them(tmp_path, monkeypatch):
+    """Between the moment when a compaction is on the disk and the one when searches see it."""
+    with nh.Collection(tmp_path / "points", dim=4, metric="l2") as collection:
+        fill(collection)
+        collection.seal()
+        collection.delete([0])
+        durable, answers = threading.Event(), []
+
+        def search():
+            durable.wait()
+            answers.append(collection.search(UNIT[0], k=2, filter={"range": ["n", 0, 3]}).ids.tolist())
+
+        def hold(step):
+            if step == "seal.durable":
+                durable.set()
+                thread.join(0.3)
+
+        thread = threading.Thread(target=search)
+        thread.start()
+        monkeypatch.setattr(maintenance, "reach", hold)
+        collection.compact()
+        thread.join()
+        assert answers == [[[1, 2]]]
 
 
 def test_scroll_with_a_filter_reads_the_payloads_of_segments(tmp_path):
