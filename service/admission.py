@@ -182,15 +182,16 @@ class AdmissionQueue:
             thread.join()
 
     def _admit(self, size: int) -> None:
-        retry_after = max(self._pending * self._mean_seconds / (2 * self._workers), 0.001)
         if self._pending >= self._max_pending:
-            raise QueueFullError(f"max_pending: {self._pending} requests are being answered already", retry_after)
-        if not self._budget.fits(size):
-            raise QueueFullError(
+            message = f"max_pending: {self._pending} requests are being answered already"
+        elif not self._budget.fits(size):
+            message = (
                 f"max_pending_bytes: requests that are being answered hold {self._budget.held} bytes, this one needs "
-                f"{size}, the limit is {self._budget.limit}",
-                retry_after,
+                f"{size}, the limit is {self._budget.limit}"
             )
+        else:
+            return
+        raise QueueFullError(message, max(self._pending * self._mean_seconds / (2 * self._workers), 0.001))
 
     def _start_thread(self) -> None:
         name = f"{self._name}-{len(self._threads)}"
@@ -232,7 +233,7 @@ class AdmissionQueue:
             waiting.remove(job)  # it is the first one, or near it
             taken, rows = [job], job.batch.rows
             # What threads without work could do at once is left to them.
-            most = -(-(len(waiting) + 1) // (self._idle + 1))
+            most = max(8, -(-(len(waiting) + 1) // (self._idle + 1)))
             while waiting and len(taken) < most:
                 batch = waiting[0].batch
                 assert batch is not None

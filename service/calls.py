@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from nearhash.errors import CorruptIndexError, InvalidArgumentError
 from nearhash.service.admission import DeadlinePassedError
 from nearhash.service.config import ServerConfig
+from nearhash.service.forwarding import peer_of
 from nearhash.service.requests import parse
 from nearhash.service.security.access import ANYONE, Action, Principal, check, current_principal
 from nearhash.service.security.audit import AuditLog
@@ -184,7 +185,7 @@ class Calls:
             method,
             code,
             principal=call.principal.name,
-            peer=context.peer(),
+            peer=peer_of(context),
             collection=call.collection,
             reason=reason,
             **facts,

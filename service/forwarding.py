@@ -8,8 +8,19 @@ from typing import Any
 
 import grpc
 
+PEER_KEY = "nearhash-peer"
+"""Metadata of calls that are handed on: whose they are, for the audit log."""
+
 _PASSED = ("authorization", "x-api-key")  # metadata by which the writer knows the caller, as the reader did
 _STATUS_KEYS = ("nearhash-error", "retry-after", "grpc-retry-pushback-ms")
+
+
+def peer_of(context: Any) -> str:
+    """Who made a call: as gRPC gives it, or as a reader process says that has handed it on."""
+    peer: str = context.peer()
+    if not peer.startswith("unix:"):  # only readers can open the socket; others could claim anything
+        return peer
+    return str(dict(context.invocation_metadata()).get(PEER_KEY, peer))
 
 
 def forwarding_handler(service: str, methods: Sequence[str], channel: grpc.aio.Channel) -> Any:
@@ -33,6 +44,7 @@ def forwarding_handler(service: str, methods: Sequence[str], channel: grpc.aio.C
 
 async def _forward(method: Any, data: bytes, context: Any) -> bytes:
     metadata = [(name, value) for name, value in context.invocation_metadata() if name in _PASSED]
+    metadata.append((PEER_KEY, context.peer()))
     try:
         answer: bytes = await method(data, timeout=context.time_remaining(), metadata=metadata)
         return answer

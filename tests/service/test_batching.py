@@ -145,6 +145,29 @@ def test_those_who_left_and_those_who_are_late_are_left_out():
     asyncio.run(main())
 
 
+def test_what_idle_threads_could_do_at_once_is_left_to_them(monkeypatch):
+    """White-box, as which thread wakes first is chance: this one takes a job while another one is about to."""
+
+    async def main() -> None:
+        queue, recorder = AdmissionQueue(workers=1, max_pending=100), Recorder()
+        monkeypatch.setattr(queue, "_start_thread", lambda: None)
+        calls = [
+            asyncio.ensure_future(queue.run(recorder.job(i), None, 0, Batchable("a", 1, i, recorder.together)))
+            for i in range(5)
+        ]
+        await asyncio.sleep(0)
+        queue._idle = 2
+        taken = queue._take(queue._jobs.get_nowait())
+        assert [job.batch.argument for job in taken] == [0, 1, 2]
+        queue._idle = 1
+        others = [queue._take(queue._jobs.get_nowait()) for _ in range(3)]
+        assert [len(some) for some in others] == [0, 0, 2]
+        for call in calls:
+            call.cancel()
+
+    asyncio.run(main())
+
+
 @pytest.fixture(scope="module")
 def kinds(vectors, graph, index, tmp_path_factory):
     """Everything that is searched in batches."""

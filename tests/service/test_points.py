@@ -221,6 +221,7 @@ def test_vectors_of_any_numeric_dtype(stubs):
 
 ONE = {"ids": to_ids([1, 2]), "vectors": tensor(np.zeros((2, DIM)))}
 BAD_UPSERTS = {
+    "batch": ({"ids": points_pb2.Ids(numbers=bytes(8 * 65_537))}, "max_batch: 65537 points in a request"),
     "no vectors": ({"vectors": None}, "vectors: expected a tensor, got none"),
     "fewer vectors": ({"vectors": tensor(np.zeros((1, DIM)))}, "vectors: expected 2, one for each id, got 1"),
     "wrong dim": ({"vectors": tensor(np.zeros((2, 5)))}, f"vectors: expected dimension {DIM}, got 5"),
