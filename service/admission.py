@@ -21,6 +21,7 @@ Argument = TypeVar("Argument")
 BATCH_ROWS = 64
 """Most queries that searches which wait are joined to."""
 
+_JOINED = 8  # searches that one thread takes even if others have nothing to do
 _SMOOTHING = 0.1  # weight of the newest duration in the running mean
 
 
@@ -232,8 +233,9 @@ class AdmissionQueue:
             waiting = self._batches[job.batch.key]
             waiting.remove(job)  # it is the first one, or near it
             taken, rows = [job], job.batch.rows
-            # What threads without work could do at once is left to them.
-            most = max(8, -(-(len(waiting) + 1) // (self._idle + 1)))
+            # What threads without work could do at once is left to them, but for a few: a search of its own costs more
+            # of the GIL, which the event loop needs, than it takes in a batch.
+            most = max(_JOINED, -(-(len(waiting) + 1) // (self._idle + 1)))
             while waiting and len(taken) < most:
                 batch = waiting[0].batch
                 assert batch is not None
