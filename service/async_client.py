@@ -194,8 +194,11 @@ class AsyncClient:
                 try:
                     method = self._method(step.method)
                     answer = await method(step.request, timeout=step.timeout, metadata=self._connection.metadata)
-                except (Exception, asyncio.CancelledError) as error:
-                    failure = self._failure(error)
+                except RpcError as error:
+                    failure = closed_error() if self._closed else error
+                except (Exception, asyncio.CancelledError):
+                    self._check_closed()
+                    failure = closed_error()
         except StopIteration as done:
             result: Result = done.value
             return result
@@ -209,31 +212,25 @@ class AsyncClient:
                 async for message in stream:
                     yield scroll.page(message)
                 return
-            except (RpcError, asyncio.CancelledError) as error:
-                failure = self._failure(error)
-                if failure is not error:
-                    raise failure from error
+            except RpcError as failure:
+                if self._closed:
+                    raise closed_error() from failure
                 pause = scroll.pause_after(failure)
+            except asyncio.CancelledError:
+                self._check_closed()
+                raise closed_error() from None
             finally:
                 if stream is not None:
                     stream.cancel()  # where the caller has left
             await asyncio.sleep(pause)
 
-    def _failure(self, error: BaseException) -> BaseException:
-        """What a call failed of, as steps understand it; raises what is not theirs."""
-        if (
-            self._closed and not _is_cancelled()
-        ):  # gRPC cancels the calls of a channel that is closed, and refuses others
-            return closed_error()
-        if isinstance(error, RpcError):
-            return error
-        raise error
-
-
-def _is_cancelled() -> bool:
-    """Whether somebody has cancelled this task; before Python 3.11 nobody can tell."""
-    task = asyncio.current_task()
-    return sys.version_info >= (3, 11) and task is not None and task.cancelling() > 0
+    def _check_closed(self) -> None:
+        """Raise what is being handled again unless it comes of closing: gRPC cancels the calls of a closed channel."""
+        task = asyncio.current_task()
+        # Before Python 3.11 nobody can tell whether it was the task that was cancelled, or both.
+        cancelled = sys.version_info >= (3, 11) and task is not None and task.cancelling() > 0
+        if cancelled or not self._closed:
+            raise
 
 
 class AsyncRemoteCollection:
