@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from nearhash import __version__
+from nearhash.command_line.bench_server import bench_server
 from nearhash.command_line.build import build
 from nearhash.command_line.dedup import dedup
 from nearhash.command_line.demo import demo
@@ -65,4 +66,5 @@ def _options(
 
 for command in (demo, build, search, tune, serve, dedup, inspect, warmup):
     app.command()(command)
+app.command("bench-server")(bench_server)
 app.add_typer(keys, name="keys")
