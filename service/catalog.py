@@ -40,6 +40,7 @@ class Catalog:
         self.index = None if index is None else ServedIndex(default, index)
         self._database = database
         self._served: dict[str, ServedCollection] = {}
+        self._dropping: set[str] = set()  # these are gone for callers while they are still on the disk
         if database is not None and index is not None and default in database.names():
             raise InvalidArgumentError(f"collection: expected a name for the index that no collection has: {default!r}")
         if database is not None and not database.read_only:
@@ -59,6 +60,8 @@ class Catalog:
         if self.index is not None and name == self.index.name:
             return self.index
         served = self._served.get(name)
+        if name in self._dropping:
+            return None
         if served is not None and self._database is not None and self._database.read_only:
             # Another process may have dropped it, or made another one of that name.
             return served if served.serves(self._database.get(name)) else None
@@ -79,6 +82,8 @@ class Catalog:
             return known
         if self._database is None:
             raise UnknownCollectionError(f"collection: no collection {name!r:.80} here, only {self.default!r}")
+        if name in self._dropping:
+            raise UnknownCollectionError(f"collection: no collection {name!r:.80} here any more")
         collection = self._database.get(name)
         served = self._served.get(name)
         if served is None or not served.serves(collection):
@@ -94,7 +99,7 @@ class Catalog:
 
     def names(self) -> list[str]:
         """Names of everything, also of what cannot be opened."""
-        names = [] if self._database is None else self._database.names()
+        names = [] if self._database is None else [one for one in self._database.names() if one not in self._dropping]
         return sorted(names if self.index is None else [*names, self.index.name])
 
     def failed(self) -> dict[str, NearhashError]:
@@ -110,10 +115,15 @@ class Catalog:
     def drop(self, name: str) -> None:
         """Delete a collection once nobody uses it any more."""
         database = self.database
-        if name not in database.failed():
-            self.collection(name).retire()
-        self._served.pop(name, None)
-        database.drop(name)
+        served = None if name in database.failed() else self.collection(name)
+        self._dropping.add(name)
+        try:
+            if served is not None:
+                served.retire()
+            self._served.pop(name, None)
+            database.drop(name)
+        finally:
+            self._dropping.discard(name)
 
     def restore(self, snapshot: str, name: str) -> ServedCollection:
         """Make a collection of a snapshot, see `Database.restore`."""
