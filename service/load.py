@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from nearhash.errors import InvalidArgumentError, ServiceError
@@ -307,6 +308,7 @@ class _Client:
         if measured:
             self._lag = max(self._lag, time.perf_counter() - due)
         record = self._records[kind]
+        request: Message
         ids = None
         if kind == "upsert":
             ids = (self._next_id, self._next_id + self._load.points)

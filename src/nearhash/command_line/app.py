@@ -8,13 +8,16 @@ from typer.core import TyperGroup
 from nearhash import __version__
 from nearhash.command_line.bench_server import bench_server
 from nearhash.command_line.build import build
+from nearhash.command_line.collections import collections
 from nearhash.command_line.dedup import dedup
 from nearhash.command_line.demo import demo
 from nearhash.command_line.inspect import inspect
 from nearhash.command_line.keys import keys
 from nearhash.command_line.search import search
 from nearhash.command_line.serve import serve
+from nearhash.command_line.snapshot import snapshot
 from nearhash.command_line.tune import tune
+from nearhash.command_line.verify import repair, verify
 from nearhash.command_line.warmup import warmup
 from nearhash.errors import NearhashError
 
@@ -64,7 +67,9 @@ def _options(
     pass
 
 
-for command in (demo, build, search, tune, serve, dedup, inspect, warmup):
+for command in (demo, build, search, tune, serve, dedup, inspect, verify, repair, warmup):
     app.command()(command)
 app.command("bench-server")(bench_server)
+app.add_typer(collections, name="collections")
+app.add_typer(snapshot, name="snapshot")
 app.add_typer(keys, name="keys")
