@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nearhash.service.config import ServerConfig
+from nearhash.service.config_file import OperationsConfig
 from nearhash.service.engine.database import Database
 from nearhash.service.searchable import Searchable
 from nearhash.service.server import Server
@@ -19,6 +20,7 @@ def running_server(
     address: str = "127.0.0.1:0",
     config: ServerConfig | None = None,
     database: Database | None = None,
+    operations: OperationsConfig | None = None,
 ) -> Iterator[str]:
     """Serve while the ``with`` block runs; gives the address. Leaving the block drains the server.
 
@@ -32,6 +34,8 @@ def running_server(
         Limits, sizes and security.
     database
         Collections.
+    operations
+        Where metrics and the status page are; by default nowhere.
 
     Raises
     ------
@@ -44,7 +48,9 @@ def running_server(
     thread = threading.Thread(target=loop.run_forever, name="nearhash-server", daemon=True)
     thread.start()
     try:
-        server, bound = asyncio.run_coroutine_threadsafe(_started(index, address, config, database), loop).result()
+        server, bound = asyncio.run_coroutine_threadsafe(
+            _started(index, address, config, database, operations), loop
+        ).result()
         try:
             yield bound
         finally:
@@ -56,7 +62,11 @@ def running_server(
 
 
 async def _started(
-    index: Searchable | None, address: str, config: ServerConfig | None, database: Database | None
+    index: Searchable | None,
+    address: str,
+    config: ServerConfig | None,
+    database: Database | None,
+    operations: OperationsConfig | None,
 ) -> tuple[Server, str]:
-    server = Server(index, address, config, database)
+    server = Server(index, address, config, database, operations=operations)
     return server, await server.start()

@@ -43,6 +43,8 @@ class Call:
         On ``time.monotonic()``; None for none.
     size
         Bytes of the request.
+    started
+        When it came, on ``time.monotonic()``.
     collection
         What it is about, once the handler has found out: for the audit log.
     facts
@@ -52,6 +54,7 @@ class Call:
     principal: Principal
     deadline: float | None
     size: int
+    started: float = 0.0
     collection: str = ""
     facts: dict[str, Any] | None = None
 
@@ -63,6 +66,7 @@ class Call:
 
 Unary = Callable[[Any, Call], Awaitable[bytes]]
 Stream = Callable[[Any, Call], AsyncIterator[bytes]]
+Observer = Callable[[str, str, float, int], None]
 
 
 class Calls:
@@ -81,15 +85,23 @@ class Calls:
         Where writes and refusals are recorded.
     root
         Folder of the server that messages of errors may name and callers need not see.
+    observe
+        Told of each request: method, code, seconds, bytes.
     """
 
     def __init__(
-        self, config: ServerConfig, secured: bool = False, audit: AuditLog | None = None, root: str | None = None
+        self,
+        config: ServerConfig,
+        secured: bool = False,
+        audit: AuditLog | None = None,
+        root: str | None = None,
+        observe: Observer | None = None,
     ) -> None:
         self._longest = config.limits.max_message_bytes
         self._secured = secured
         self._audit = audit
         self._root = root
+        self._observe = observe
 
     def handler(
         self,
@@ -131,9 +143,11 @@ class Calls:
         except Exception as error:
             status = self._status(error)
         else:
+            self._seen(method, grpc.StatusCode.OK, call)
             if recorded:
                 self._record(method, grpc.StatusCode.OK, call, context)
             return message
+        self._seen(method, status.code, call)
         if recorded or status.code is grpc.StatusCode.PERMISSION_DENIED:
             self._record(method, status.code, call, context, _reason(status))
         await context.abort(status.code, status.message, status.metadata)
@@ -145,17 +159,24 @@ class Calls:
             async for message in answer(parse(kind, data), call):
                 self._check_length(message)
                 await context.write(message)  # returns when the peer has room for more
+            self._seen(method, grpc.StatusCode.OK, call)
             return
         except Exception as error:
             status = self._status(error)
+        self._seen(method, status.code, call)
         if status.code is grpc.StatusCode.PERMISSION_DENIED:
             self._record(method, status.code, call, context, _reason(status))
         await context.abort(status.code, status.message, status.metadata)
 
+    def _seen(self, method: str, code: grpc.StatusCode, call: Call) -> None:
+        if self._observe is not None:
+            self._observe(method, code.name, time.monotonic() - call.started, call.size)
+
     def _call(self, data: bytes, context: Any) -> Call:
         principal = current_principal.get() if self._secured else ANYONE
         remaining = context.time_remaining()
-        return Call(principal, None if remaining is None else time.monotonic() + remaining, len(data))
+        now = time.monotonic()
+        return Call(principal, None if remaining is None else now + remaining, len(data), now)
 
     def _check_length(self, message: bytes) -> None:
         if len(message) > self._longest:

@@ -12,7 +12,7 @@ from nearhash.errors import (
     UnknownCollectionError,
 )
 from nearhash.service.engine.database import Database
-from nearhash.service.searchable import Searchable, Served, ServedCollection, ServedIndex
+from nearhash.service.searchable import Probe, Searchable, Served, ServedCollection, ServedIndex
 
 
 class Catalog:
@@ -40,6 +40,7 @@ class Catalog:
         self.index = None if index is None else ServedIndex(default, index)
         self._database = database
         self._served: dict[str, ServedCollection] = {}
+        self._probe: Probe | None = None
         self._dropping: set[str] = set()  # these are gone for callers while they are still on the disk
         if database is not None and index is not None and default in database.names():
             raise InvalidArgumentError(f"collection: expected a name for the index that no collection has: {default!r}")
@@ -47,6 +48,12 @@ class Catalog:
             for name in database.names():
                 if name not in database.failed():
                     self._served[name] = ServedCollection(name, database.get(name))
+
+    def watch(self, probe: Probe) -> None:
+        """Tell somebody of the searches of all collections, see `Probe`."""
+        self._probe = probe
+        for served in self._served.values():
+            served.probe = probe
 
     @property
     def database(self) -> Database:
@@ -88,6 +95,7 @@ class Catalog:
         served = self._served.get(name)
         if served is None or not served.serves(collection):
             served = self._served[name] = ServedCollection(name, collection)
+            served.probe = self._probe
         return served
 
     def collection(self, name: str) -> ServedCollection:

@@ -23,6 +23,9 @@ _BATCHED = frozenset({"flat", "graph", "ivf", "window"})
 """Kinds of indexes that give a query the same answer in a batch, bit by bit, and whose calls cost like a search."""
 
 Queries = NDArray[Any]
+Probe = Callable[[str, Collection, Queries, NDArray[Any]], None]
+"""Told of searches without filters: name, collection, queries (q, dim) and the ids (q, k) that were found."""
+
 Search = Callable[[Queries], Found]
 
 
@@ -145,6 +148,7 @@ class ServedCollection:
         self.metric = collection.metric
         self.label_names = collection.label_names
         self._collection = collection
+        self.probe: Probe | None = None
         self._uses = 0
         self._retired = False
         self._changed = threading.Condition()
@@ -206,7 +210,7 @@ class ServedCollection:
 
     def _search(self, queries: Queries, asked: SearchArguments, threads: int) -> Found:
         with self.use() as collection:
-            return collection.search(
+            found = collection.search(
                 queries,
                 asked.k,
                 asked.window,
@@ -218,6 +222,9 @@ class ServedCollection:
                 threads=threads,
                 **asked.effort,
             )
+            if self.probe is not None and asked.filter is None and asked.window is None:
+                self.probe(self.name, collection, queries, found.ids)
+            return found
 
 
 Served = ServedIndex | ServedCollection

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -25,11 +26,13 @@ from nearhash.service.catalog import Catalog
 from nearhash.service.collection_handlers import SERVICE_NAME as COLLECTION_SERVICE
 from nearhash.service.collection_handlers import CollectionHandlers
 from nearhash.service.config import ServerConfig
+from nearhash.service.config_file import OperationsConfig
 from nearhash.service.engine.collection import Collection
 from nearhash.service.engine.database import Database
 from nearhash.service.forwarding import forwarding_handler
 from nearhash.service.handlers import SERVICE_NAME as SEARCH_SERVICE
 from nearhash.service.handlers import SearchHandlers
+from nearhash.service.metrics import Metrics
 from nearhash.service.point_handlers import SERVICE_NAME as POINT_SERVICE
 from nearhash.service.point_handlers import PointHandlers
 from nearhash.service.queues import Queues
@@ -39,6 +42,7 @@ from nearhash.service.security.audit import AuditLog
 from nearhash.service.security.interceptor import AuthInterceptor
 from nearhash.service.security.keys import KeyRing
 from nearhash.service.security.transport import add_port, check_listen
+from nearhash.service.status_page import StatusServer
 from nearhash.service.wire import from_tensor, to_tensor
 
 log = logging.getLogger("nearhash.service")
@@ -72,6 +76,8 @@ class Server:
         Processes that serve reads on the same port, see `readers.Readers`.
     writer
         In such a process: address of the one that writes. All that it does is handed on to it.
+    operations
+        Where metrics and the status page are; by default nowhere.
 
     Raises
     ------
@@ -88,6 +94,7 @@ class Server:
         *,
         readers: int = 0,
         writer: str | None = None,
+        operations: OperationsConfig | None = None,
     ) -> None:
         if readers and (database is None or index is not None):
             raise InvalidArgumentError("readers: expected 0, as not only collections are served")
@@ -103,6 +110,13 @@ class Server:
         self._health = health_aio.HealthServicer()
         self._announced: set[str] = set()
         self._ring, self._audit = _security(self._config)
+        self._operations = operations or OperationsConfig()
+        self._pages: list[StatusServer] = []
+        self._metrics: Metrics | None = None
+        if self._operations.metrics is not None or self._operations.status_page is not None:
+            self._metrics = Metrics(self._catalog, self._queues)
+            self._catalog.watch(self._metrics.probe)
+        self._ready = False
         self._server = self._built()
 
     async def start(self) -> str:
@@ -123,21 +137,25 @@ class Server:
             self._server.add_insecure_port(f"unix:{self._socket_folder.name}/{_SOCKET}")
         await self._server.start()
         try:
+            self._start_pages()
             await asyncio.get_running_loop().run_in_executor(None, self._warm)
             if self._reader_count:
                 await self._start_readers(address)  # after the kernels are compiled, which one process does best
         except BaseException:
             await self._server.stop(None)
             self._close_socket()
+            self._close_pages()
             raise
         await self.report_collections()
         for service in ("", *SERVICE_NAMES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._ready = True
         log.info("serving on %s", address)
         return address
 
     async def drain(self) -> None:
         """Report NOT_SERVING, accept nothing new, finish what was accepted within the grace period, and stop."""
+        self._ready = False
         await self._health.enter_graceful_shutdown()
         if self._readers is not None:
             await self._readers.stop()  # while this process still answers what they hand on
@@ -151,6 +169,7 @@ class Server:
         if self._writer is not None:
             await self._writer.close()
         self._close_socket()
+        await asyncio.get_running_loop().run_in_executor(None, self._close_pages)
         if self._audit is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._audit.close)
         log.info("stopped")
@@ -181,7 +200,8 @@ class Server:
             ],
         )
         root = None if self._database is None else str(self._database.root)
-        calls = Calls(self._config, secured, self._audit, root)
+        observe = None if self._metrics is None else self._metrics.observe
+        calls = Calls(self._config, secured, self._audit, root, observe)
         handlers = (
             SearchHandlers(self._catalog, self._config, self._queues).generic_handler(calls),
             PointHandlers(self._catalog, self._config, self._queues).generic_handler(calls),
@@ -212,6 +232,27 @@ class Server:
         task = ReaderTask(self._database.root, address, f"unix:{self._socket_folder.name}/{_SOCKET}", self._config)
         self._readers = Readers(task, self._reader_count)
         await self._readers.start()
+
+    @property
+    def pages(self) -> list[str]:
+        """Addresses of the metrics and the status page, as far as they are served."""
+        return [page.address for page in self._pages]
+
+    def _start_pages(self) -> None:
+        wanted = ((self._operations.metrics, False), (self._operations.status_page, True))
+        for address, whole in wanted:
+            if address is not None and self._metrics is not None:
+                ready = partial(getattr, self, "_ready")
+                self._pages.append(StatusServer(address, self._catalog, self._metrics, self._ring, ready, whole))
+                log.info("%s on http://%s", "status page" if whole else "metrics", self._pages[-1].address)
+
+    def _close_pages(self) -> None:
+        for page in self._pages:
+            page.close()
+        self._pages.clear()
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
 
     def _close_socket(self) -> None:
         if self._socket_folder is not None:
@@ -307,6 +348,7 @@ def serve(
     on_ready: Callable[[str], None] | None = None,
     database: Database | None = None,
     readers: int = 0,
+    operations: OperationsConfig | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; then drain and return. Call it from the main thread.
 
@@ -328,6 +370,8 @@ def serve(
     readers
         Processes that serve reads on the same port beside this one, which writes. For collections only; the main module
         of the program must be one that can be imported (``if __name__ == "__main__":``).
+    operations
+        Where metrics and the status page are; by default nowhere.
 
     Raises
     ------
@@ -338,7 +382,7 @@ def serve(
     """
 
     async def run() -> None:
-        await _serve(Server(index, address, config, database, readers=readers), on_ready)
+        await _serve(Server(index, address, config, database, readers=readers, operations=operations), on_ready)
 
     asyncio.run(run())
 

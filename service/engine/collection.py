@@ -41,7 +41,7 @@ from nearhash.service.engine.maintenance import Maintenance
 from nearhash.service.engine.parts import Part, Wanted
 from nearhash.service.engine.payloads import as_payloads
 from nearhash.service.engine.results import Deleted, Found, Page, Point, PointId, Written
-from nearhash.service.engine.searching import Effort, Neighbours, count_views, search_views
+from nearhash.service.engine.searching import Effort, Neighbours, count_views, exact_views, search_views
 from nearhash.service.engine.segments import FOLDER, disk_bytes, index_path
 from nearhash.service.engine.settings import Settings
 from nearhash.service.engine.snapshots import copy_collection, write_snapshot
@@ -492,6 +492,16 @@ class Collection:
         with self._store.reader() as connection:
             result[rows >= 0] = self._store.vectors(connection, distinct)[which]
         return result
+
+    def exact(self, queries: ArrayLike, k: int = 10, *, threads: int | None = 1) -> Found:
+        """The k nearest points of each query by measuring all: what `search` is compared with.
+
+        Takes as long as reading all vectors does.
+        """
+        matrix = as_matrix(queries, self.dim, "queries")
+        k = check_count(k, "k")
+        views = self._current()
+        return self._found(views, exact_views(views, matrix, k, threads), False, False)
 
     def get(self, ids: Any, *, vectors: bool = False, payloads: bool = True) -> list[Point | None]:
         """Points by id, in the order of the ids; None where there is none.

@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from nearhash.errors import InvalidArgumentError
 from nearhash.index.arguments import as_float32, check_count
+from nearhash.index.flat import FlatIndex
 from nearhash.service.engine.kinds import ALL_EFFORTS, EFFORTS
 from nearhash.service.engine.parts import View, Wanted
+
+_MEASURED = 1 << 14  # vectors that are copied at a time to be measured
 
 
 class Neighbours(NamedTuple):
@@ -62,6 +65,30 @@ def search_views(
     """
     asked = [number for number, view in enumerate(views) if view.count]
     found = [_search_view(views[number], queries, k, window, wanted, effort, threads) for number in asked]
+    return _merged(queries, k, asked, found)
+
+
+def exact_views(views: Sequence[View], queries: NDArray[Any], k: int, threads: int | None) -> Neighbours:
+    """The k nearest of each query among all that the views show, by measuring all of it, a part at a time."""
+    asked, found = [], []
+    for number, view in enumerate(views):
+        positions = view.live_positions()
+        for first in range(0, len(positions), _MEASURED):
+            some = positions[first : first + _MEASURED]
+            flat = FlatIndex(view.part.index.dim, view.part.index.metric)
+            flat.add(view.part.index.vectors(some), ids=some)
+            asked.append(number)
+            found.append(tuple(flat.search(queries, k, threads=threads)))
+    return _merged(queries, k, asked, found)  # type: ignore[arg-type]
+
+
+def _merged(
+    queries: NDArray[Any],
+    k: int,
+    asked: Sequence[int],
+    found: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]],
+) -> Neighbours:
+    """The k best of what was found in each of the views that were asked."""
     if len(found) == 1:
         return Neighbours(asked[0], *found[0])
     if not found:

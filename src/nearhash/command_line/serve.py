@@ -40,6 +40,12 @@ def serve(
     ] = False,
     keys: Annotated[Path | None, _file("API keys, see `nearhash keys`: who has none is let in no more.")] = None,
     audit: Annotated[Path | None, typer.Option(dir_okay=False, help="Record writes and refusals in this file.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Metrics for Prometheus, by HTTP.", show_default=False)
+    ] = None,
+    status_page: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="A page to look at, by HTTP.", show_default=False)
+    ] = None,
     readers: Annotated[
         int | None, typer.Option(min=0, max=64, help="Processes that search beside this one.", show_default="0")
     ] = None,
@@ -67,6 +73,7 @@ def serve(
     import nearhash as nh
     from nearhash.service.config_file import load_config
     from nearhash.service.engine.database import Database
+    from nearhash.service.logs import configure_logs
     from nearhash.service.server import serve as run_server
 
     settings = load_config(
@@ -88,6 +95,8 @@ def serve(
             "security.insecure": insecure or None,
             "security.keys": keys,
             "security.audit": audit,
+            "operations.metrics": metrics,
+            "operations.status_page": status_page,
         },
     )
     if settings.data is None and index is None:
@@ -110,7 +119,8 @@ def serve(
             else:
                 results().print(_ready_line(served, address), soft_wrap=True, markup=False)
 
-        run_server(loaded, settings.listen, settings.server, announce, database, settings.readers)
+        configure_logs(settings.operations.log_format, settings.operations.log_level)
+        run_server(loaded, settings.listen, settings.server, announce, database, settings.readers, settings.operations)
     notices().print("stopped", markup=False)
 
 
