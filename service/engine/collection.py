@@ -707,7 +707,7 @@ class Collection:
         return {"kind": "collection", **self.stats()}
 
     def close(self) -> None:
-        """End background work and give the collection to others. Reads and writes under way must have ended."""
+        """End background work, wait for reads and writes that are under way, and give the collection to others."""
         if self._closed:
             return
         self._closed = True

@@ -178,7 +178,9 @@ class Store:
         self._read_only = read_only
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
+        self._unused = threading.Condition(self._guard)
+        self._reading = 0  # read transactions that are open
         self._closed = False
         try:
             with _speaking_of(self.path):
@@ -264,9 +266,13 @@ class Store:
             )
 
     def close(self) -> None:
-        """Close all connections; the log is merged into the database by the last one."""
+        """Close all connections; the log is merged into the database by the last one.
+
+        Waits for read transactions: SQLite does not survive that a connection is closed while it reads.
+        """
         with self._guard:
             self._closed = True
+            self._unused.wait_for(lambda: not self._reading)
             for connection in self._connections:
                 connection.close()
             self._connections.clear()
@@ -276,24 +282,30 @@ class Store:
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
         """A connection of this thread within a read transaction: it sees one state throughout."""
-        with _speaking_of(self.path):
-            connection = getattr(self._local, "connection", None)
-            if connection is None:
-                connection = self._local.connection = self._connect()
-                connection.execute("PRAGMA query_only = ON")
-            if connection.in_transaction:  # of the same thread, further out
-                yield connection
-                return
-            connection.execute("BEGIN")
-            try:
-                yield connection
-            finally:
-                if not self._closed:
+        with self._guard:
+            if self._closed:
+                raise ClosedError(f"{self.path}: the collection was closed")
+            self._reading += 1
+        try:
+            with _speaking_of(self.path):
+                connection = getattr(self._local, "connection", None)
+                if connection is None:
+                    connection = self._local.connection = self._connect()
+                    connection.execute("PRAGMA query_only = ON")
+                connection.execute("BEGIN")
+                try:
+                    yield connection
+                finally:
                     connection.execute("COMMIT")
+        finally:
+            with self._guard:
+                self._reading -= 1
+                if not self._reading:
+                    self._unused.notify_all()
 
     def data_version(self) -> int:
         """Changes when another process has committed; for stores that only read."""
-        with self._guard:
+        with self._guard, _speaking_of(self.path):
             return int(self._writer.execute("PRAGMA data_version").fetchone()[0])
 
     def generation(self) -> int:

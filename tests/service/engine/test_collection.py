@@ -265,6 +265,39 @@ def test_one_writer_many_readers(tmp_path):
     assert len(nh.Collection(tmp_path / "c", read_only=True)) == 1
 
 
+def test_closing_waits_for_reads_and_refuses_later_ones(tmp_path):
+    collection = nh.Collection(tmp_path / "c", dim=DIM)
+    collection.upsert(range(3000), vectors_of(3000), payloads=[{"n": own} for own in range(3000)])
+    started, outcomes = threading.Barrier(5), []
+
+    def read():
+        started.wait()
+        try:
+            while True:
+                for page in collection.scroll(page_size=500, vectors=True):
+                    assert len(page.points) == 500
+        except ClosedError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    time.sleep(0.05)
+    collection.close()
+    for thread in threads:
+        thread.join()
+    assert outcomes == ["refused"] * 4
+    with nh.Collection(tmp_path / "c") as again:
+        with again._store.reader() as connection:
+            closing = threading.Thread(target=again.close)
+            closing.start()
+            closing.join(timeout=0.1)
+            assert closing.is_alive()
+            assert connection.execute("SELECT count(*) FROM ids").fetchone() == (3000,)
+        closing.join()
+
+
 def test_followers_see_every_acknowledged_write(tmp_path):
     rows = vectors_of(400)
     with (
