@@ -40,12 +40,15 @@ class OperationsConfig:
         "text" or "json".
     log_level
         "debug", "info", "warning" or "error".
+    traces
+        Whether each RPC becomes a span of OpenTelemetry.
     """
 
     metrics: str | None = None
     status_page: str | None = None
     log_format: str = "text"
     log_level: str = "info"
+    traces: bool = False
 
     def __post_init__(self) -> None:
         for name in ("metrics", "status_page"):
@@ -203,7 +206,7 @@ _SECTIONS: dict[str, dict[str, Parser]] = {
     "limits": {bound.name: _integer for bound in fields(Limits)},
     "tls": {"certificate": _path, "private_key": _path, "client_ca": _path},
     "security": {"keys": _path, "audit": _path, "insecure": _flag, "check_permissions": _flag},
-    "operations": {"metrics": _text, "status_page": _text, "log_format": _text, "log_level": _text},
+    "operations": {"metrics": _text, "status_page": _text, "log_format": _text, "log_level": _text, "traces": _flag},
 }
 
 

@@ -190,7 +190,7 @@ class Server:
         secured = self._ring is not None
         server = grpc.aio.server(
             # Without keys everybody is let in, and the check would cost a tenth of a short search.
-            interceptors=[AuthInterceptor(self._ring, self._audit)] if secured else [],
+            interceptors=self._interceptors(),
             options=[
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_send_message_length", limits.max_message_bytes),
@@ -216,6 +216,16 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICE_NAMES, HEALTH_NAME, reflection.SERVICE_NAME), server)
         return server
+
+    def _interceptors(self) -> list[Any]:
+        interceptors: list[Any] = []
+        if self._operations.traces:
+            from nearhash.service.traces import trace_interceptor
+
+            interceptors.append(trace_interceptor())
+        if self._ring is not None:
+            interceptors.append(AuthInterceptor(self._ring, self._audit))
+        return interceptors
 
     def _bound(self, address: str) -> str:
         host, separator, port = address.rpartition(":")

@@ -119,6 +119,10 @@ def serve(
             else:
                 results().print(_ready_line(served, address), soft_wrap=True, markup=False)
 
+        if settings.operations.traces:
+            from nearhash.service.traces import export_traces
+
+            export_traces()
         configure_logs(settings.operations.log_format, settings.operations.log_level)
         run_server(loaded, settings.listen, settings.server, announce, database, settings.readers, settings.operations)
     notices().print("stopped", markup=False)
