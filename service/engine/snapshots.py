@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from nearhash.errors import CollectionExistsError
 from nearhash.service.engine.segments import FOLDER, files_of
 from nearhash.service.engine.store import FILE, Store, sync_folder
 
@@ -67,5 +69,10 @@ def _publish(draft: Path, target: Path) -> None:
                 os.fsync(file.fileno())
     sync_folder(draft / FOLDER)
     sync_folder(draft)
-    os.rename(draft, target)
+    try:
+        os.rename(draft, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # somebody was faster
+            raise CollectionExistsError(f"{target}: expected a folder that does not exist yet") from error
+        raise
     sync_folder(target.parent)

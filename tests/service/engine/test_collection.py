@@ -462,6 +462,30 @@ def test_snapshots_are_collections_of_one_moment(collection, tmp_path):
         nh.Collection.restore(tmp_path / "none", tmp_path / "x")
 
 
+def test_of_two_snapshots_of_one_name_one_is_refused(collection, tmp_path):
+    collection.upsert(range(500), vectors_of(500))
+    collection.seal()
+    start, outcomes = threading.Barrier(4), []
+
+    def copy():
+        start.wait()
+        try:
+            outcomes.append(collection.snapshot(tmp_path / "s"))
+        except CollectionExistsError:
+            outcomes.append(None)
+
+    threads = [threading.Thread(target=copy) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count(tmp_path / "s") == 1
+    assert outcomes.count(None) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "s"]
+    with nh.Collection(tmp_path / "s") as copied:
+        assert len(copied) == 500
+
+
 ids = st.integers(0, 25) | st.sampled_from(["a", "b", "c"])
 
 
