@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -102,9 +102,9 @@ class Metrics:
         if code in ("INTERNAL", "DATA_LOSS", "UNKNOWN", "UNAVAILABLE"):
             self.failures.append(Failure(time.time(), name, code))
 
-    def text(self) -> bytes:
-        """All metrics in the text format of Prometheus."""
-        return generate_latest(self.registry)
+    def text(self, shown: Callable[[str], bool]) -> bytes:
+        """The metrics in the text format of Prometheus; of collections only of those that are `shown`."""
+        return generate_latest(_Shown(self.registry, shown))
 
     @property
     def pending(self) -> int:
@@ -165,6 +165,24 @@ def _within(buckets: list[tuple[float, float]], share: float) -> float:
     """The upper end of the bucket in which that share of all is reached."""
     total = buckets[-1][1]
     return next((upper for upper, below in buckets if below >= share * total and np.isfinite(upper)), _BUCKETS[-1])
+
+
+class _Shown(CollectorRegistry):
+    """The metrics of a registry, without samples of collections that somebody may not know of."""
+
+    def __init__(self, registry: CollectorRegistry, shown: Callable[[str], bool]) -> None:
+        super().__init__()
+        self._all = registry
+        self._is_shown = shown
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._all.collect():  # made anew by each collect, so that they may be changed
+            family.samples = [
+                sample
+                for sample in family.samples
+                if "collection" not in sample.labels or self._is_shown(sample.labels["collection"])
+            ]
+            yield family
 
 
 class _Gauges:

@@ -157,8 +157,10 @@ class _Handler(BaseHTTPRequestHandler):
             status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
             self._send(status, b"ready\n" if ready else b"not ready\n", "text/plain")
         elif path == "/metrics":
-            if self._principal() is not None:
-                self._send(HTTPStatus.OK, self.view.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
+            principal = self._principal()
+            if principal is not None:
+                text = self.view.metrics.text(principal.granted)
+                self._send(HTTPStatus.OK, text, "text/plain; version=0.0.4; charset=utf-8")
         elif path == "/" and self.view.page:
             self._send_page()
         elif path == "/status.json" and self.view.page:

@@ -183,6 +183,9 @@ def test_with_keys_everything_but_health_needs_one(tmp_path, rows):
             for key, names in ((reader, ["things"]), (other, [])):
                 status = json.loads(get(page, "/status.json", Authorization=f"Bearer {key}"))
                 assert [one["name"] for one in status["collections"]] == names
+                counted = get(address, "/metrics", Authorization=f"Bearer {key}")
+                assert ('collection="things"' in counted) == (names == ["things"])
+                assert "nearhash_pending_requests 0.0" in counted
             asked = {"collection": "things", "id": 1}
             assert len(post(page, "/search", asked, Authorization=f"Bearer {reader}")["points"]) == 1
             assert refusal(lambda: post(page, "/search", asked, Authorization=f"Bearer {other}"))[0] == 403
