@@ -117,6 +117,8 @@ class Server:
             self._metrics = Metrics(self._catalog, self._queues)
             self._catalog.watch(self._metrics.probe)
         self._ready = False
+        if database is not None:
+            database.on_event = _logged
         self._server = self._built()
 
     async def start(self) -> str:
@@ -301,6 +303,13 @@ class Server:
                 if (collection.metric, kinds) not in warmed:
                     warmed.add((collection.metric, kinds))
                     _warm_collection(collection, self._config.search_threads)
+
+
+def _logged(kind: str, detail: dict[str, Any]) -> None:
+    """An event of a collection: what background work has done, or that writes have stopped."""
+    level = logging.ERROR if kind in ("error", "stopped") else logging.INFO
+    facts = ", ".join(f"{name} {value}" for name, value in detail.items() if name != "collection")
+    log.log(level, "%s: %s: %s", detail.get("collection"), kind, facts, extra={"event": kind, **detail})
 
 
 def _writer_options(config: ServerConfig | None) -> list[tuple[str, int]]:

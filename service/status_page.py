@@ -26,8 +26,10 @@ from nearhash.service.metrics import Metrics
 from nearhash.service.searchable import ServedCollection
 from nearhash.service.security.access import ANYONE, Principal, check, visible
 from nearhash.service.security.keys import KeyRing
+from nearhash.service.security.transport import is_local
 
 _LARGEST_BODY = 1 << 20
+_MOST_DRAINED = 16 << 20
 _MOST_FOUND = 100
 _SEARCHES = 2  # at a time
 _SECONDS = 10.0  # for a caller to send its request
@@ -67,6 +69,7 @@ class StatusServer:
             pass
 
         Handler.view = view
+        Handler.local = is_local(address)
         try:
             self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
         except OSError as error:
@@ -144,11 +147,14 @@ class _View:
 
 class _Handler(BaseHTTPRequestHandler):
     view: _View
+    local: bool
     server_version = "nearhash"
     sys_version = ""
     timeout = _SECONDS
 
     def do_GET(self) -> None:
+        if not self._is_meant():
+            return
         path = self.path.partition("?")[0]
         if path == "/healthz":
             self._send(HTTPStatus.OK, b"ok\n", "text/plain")
@@ -171,6 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json(HTTPStatus.NOT_FOUND, {"error": "nothing here"})
 
     def do_POST(self) -> None:
+        if not self._is_meant():
+            return
         if self.path != "/search" or not self.view.page:
             self._send_json(HTTPStatus.NOT_FOUND, {"error": "nothing here"})
             return
@@ -184,6 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if int(length) > _LARGEST_BODY:
             self.close_connection = True
+            for _ in range(min(int(length), _MOST_DRAINED) // _LARGEST_BODY):  # or the caller would see a broken pipe
+                self.rfile.read(_LARGEST_BODY)
             self._send_json(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": f"expected at most {_LARGEST_BODY} bytes"})
             return
         try:
@@ -199,6 +209,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json(HTTPStatus.BAD_REQUEST, {"error": str(error)[:500]})
         except NearhashError:
             self._send_json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "the search failed; the server's log says why"})
+
+    def _is_meant(self) -> bool:
+        """Refuse requests under a foreign name: a site whose name leads here could read what this machine alone may."""
+        host = self.headers.get("Host", "")
+        meant = not self.local or is_local(host if host.rpartition(":")[2].isdecimal() else f"{host}:80")
+        if not meant:
+            self._send_json(HTTPStatus.MISDIRECTED_REQUEST, {"error": f"host: expected this machine, got {host!r:.80}"})
+        return meant
 
     def _principal(self) -> Principal | None:
         """Who asks; None after a refusal was sent."""

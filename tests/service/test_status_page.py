@@ -41,7 +41,7 @@ def rows():
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory, rows):
     """Client and addresses of a server with a collection: metrics, status page."""
-    metrics.PROBED = 1.0
+    share, metrics.PROBED = metrics.PROBED, 1.0
     with Database(tmp_path_factory.mktemp("data")) as database:
         collection = database.create("things", dim=DIM, metric="l2")
         collection.upsert(range(250), rows[:250], payloads=[{"n": own} for own in range(250)])
@@ -52,6 +52,7 @@ def watched(tmp_path_factory, rows):
             running_server(None, database=database, operations=operations) as address,
             nh.Client(address) as client,
         ):
+            metrics.PROBED = share
             yield client, operations.metrics, operations.status_page
 
 
@@ -161,6 +162,15 @@ def test_bodies_are_bounded_and_of_one_type(watched):
     assert refusal(lambda: post(page, "/search", b" " * (2 << 20)))[0] == 413
     assert refusal(lambda: post(page, "/search", {}, **{"Content-Type": "text/plain"}))[0] == 415
     assert refusal(lambda: post(page, "/status.json", {}))[0] == 404
+
+
+def test_a_foreign_name_that_leads_here_is_refused(watched):
+    for address in watched[1:]:
+        port = address.rpartition(":")[2]
+        for name in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example"):
+            assert refusal(lambda name=name, address=address: get(address, "/metrics", Host=name))[0] == 421
+        for name in ("localhost", f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
+            assert "nearhash" in get(address, "/metrics", Host=name)
 
 
 def test_with_keys_everything_but_health_needs_one(tmp_path, rows):
