@@ -281,21 +281,30 @@ class Store:
 
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
-        """A connection of this thread within a read transaction: it sees one state throughout."""
+        """A connection of this thread within a read transaction: it sees one state throughout.
+
+        Within another one of the same thread it is that one.
+        """
+        connection = getattr(self._local, "connection", None)
+        if connection is not None and self._local.reading:
+            with _speaking_of(self.path):
+                yield connection
+            return
         with self._guard:
             if self._closed:
                 raise ClosedError(f"{self.path}: the collection was closed")
             self._reading += 1
         try:
             with _speaking_of(self.path):
-                connection = getattr(self._local, "connection", None)
                 if connection is None:
                     connection = self._local.connection = self._connect()
                     connection.execute("PRAGMA query_only = ON")
                 connection.execute("BEGIN")
+                self._local.reading = True
                 try:
                     yield connection
                 finally:
+                    self._local.reading = False
                     connection.execute("COMMIT")
         finally:
             with self._guard:
