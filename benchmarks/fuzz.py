@@ -193,7 +193,7 @@ def main() -> int:
             server.wait(60)
     for one in problems:
         print(one, file=sys.stderr)
-    facts = {"seconds": arguments.seconds, "seed": arguments.seed, "requests": sum(codes.values())}
+    facts = {"kind": "fuzz", "seconds": arguments.seconds, "seed": arguments.seed, "requests": sum(codes.values())}
     write_document(arguments.result, {**facts, "answers": dict(sorted(codes.items())), "problems": len(problems)})
     return bool(problems)
 
