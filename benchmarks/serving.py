@@ -28,7 +28,7 @@ from benchmarks.contest import Sample, say
 from benchmarks.datasets import load
 from benchmarks.machine import machine_facts
 from benchmarks.recall import recall_at
-from benchmarks.record import RESULTS, Document, write_document, write_text
+from benchmarks.record import RESULTS, Document, read_document, write_document, write_text
 from benchmarks.tables import figure, machine_line, mebibytes, table
 from benchmarks.truth import ground_truth
 from nearhash.service.engine.database import COLLECTIONS
@@ -66,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.only_fill:
             return 0
         document = run_serving(sample, folder, inserted, options)
-    write_document(options.results / "serving.json", document)
-    text = serving_part(document)
+    path = options.results / "serving.json"
+    write_document(path, document)
+    text = serving_part(read_document(path))  # of rounded figures, as the report writes it
     write_text(options.results / "serving.md", text)
     print(text)
     return 0
