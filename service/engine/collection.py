@@ -21,7 +21,6 @@ from nearhash.errors import (
     InvalidArgumentError,
     NearhashError,
     ReadOnlyError,
-    StorageError,
     UnknownCollectionError,
 )
 from nearhash.index.arguments import as_float32, as_matrix, as_windows, check_count
@@ -40,18 +39,20 @@ from nearhash.service.engine.lock import DirectoryLock
 from nearhash.service.engine.maintenance import Maintenance
 from nearhash.service.engine.parts import Part, Wanted
 from nearhash.service.engine.payloads import as_payloads
+from nearhash.service.engine.requests import check_request_id
 from nearhash.service.engine.results import Deleted, Found, Page, Point, PointId, Written
 from nearhash.service.engine.searching import Effort, Neighbours, count_views, exact_views, search_views
 from nearhash.service.engine.segments import FOLDER, disk_bytes, index_path
 from nearhash.service.engine.settings import Settings
 from nearhash.service.engine.snapshots import copy_collection, write_snapshot
-from nearhash.service.engine.store import FILE, NewPoints, RowGoneError, Store, StoredPoint, Transaction, sync_folder
+from nearhash.service.engine.sqlite_store import sync_folder
+from nearhash.service.engine.store import FILE, NewPoints, RowGoneError, Store, StoredPoint, Transaction
+from nearhash.service.engine.write_state import WriteState
 
 Filter = Predicate | Mapping[str, Any] | str
 Event = Callable[[str, dict[str, Any]], None]
 Answer = TypeVar("Answer")
 
-MAX_REQUEST_ID = 128  # bytes
 _SETTINGS = ("dim", "metric", "labels", "index", "index_options", "seal_at")
 _BUFFER_BYTES = 128 << 20  # of vectors in the buffer at which writes wait for it to be sealed
 
@@ -117,8 +118,7 @@ class Collection:
         self.on_event: Event | None = None
         given = _given(dim, metric, labels, index, index_options, seal_at)
         self._closed = False
-        self._stopped: str | None = None  # why nothing is written any more
-        self._full = False  # the last write found no room; the next one may
+        self._writes = WriteState(self._folder, lambda reason: self._event("stopped", {"reason": reason}))
         if read_only:
             if not (self._folder / FILE).is_file():
                 raise UnknownCollectionError(f"{self._folder}: no collection here")
@@ -183,7 +183,7 @@ class Collection:
         """ "ok", or why writes are refused."""
         if self._read_only:
             return "read-only"
-        return self._stopped or ("disk full" if self._full else "ok")
+        return self._writes.state
 
     def settings(self) -> dict[str, Any]:
         """What the collection was made with, ready for JSON."""
@@ -254,14 +254,14 @@ class Collection:
             _remember(transaction, request_id, answer)
             return answer, Change(first, new, dead)
 
-        _check_request_id(request_id)
+        check_request_id(request_id)
         return self._submit(carry_out)
 
     def delete(self, ids: Any, *, request_id: str | None = None) -> Deleted:
         """Delete points by id; ids that are not there are ignored. Arguments, errors and promise as for `upsert`."""
         self._check_writable()
         own = as_point_ids(ids)
-        _check_request_id(request_id)
+        check_request_id(request_id)
 
         def carry_out(transaction: Transaction) -> tuple[Deleted, Change | None]:
             known = _known(transaction, request_id)
@@ -282,8 +282,7 @@ class Collection:
     def _commit(self, operations: Sequence[Operation[Any]]) -> None:
         """Carry out operations in one transaction and show them to searches."""
         self._check_writable()
-        durable = False
-        try:
+        with self._writes.committing() as commit:
             with self._store.write() as transaction:
                 changes = []
                 for operation in operations:
@@ -292,31 +291,14 @@ class Collection:
                         changes.append(change)
                 with self._publishing:
                     transaction.commit()
-                    durable = True
+                    commit.durable = True
                     self._views = changed(self._views, changes)
-            self._full = False
             reach("commit.published")
-        except StorageError as error:
-            if error.reason == "disk full":
-                self._full = True
-            else:
-                self._fail(f"{error.reason}: {error}")
-            raise
-        except BaseException as error:
-            if durable or not isinstance(error, NearhashError):
-                self._fail(f"a write failed: {type(error).__name__}: {error}")
-            raise
-
-    def _fail(self, reason: str) -> None:
-        """Stop all writes: what is on the disk is no longer known. Opening the collection anew finds out."""
-        if self._stopped is None:
-            self._stopped = reason
-            self._event("stopped", {"reason": reason})
 
     def _await_room(self) -> None:
         """Hold a write back while the buffer grows faster than segments are built."""
         most = max(4 * self._settings.seal_at, _BUFFER_BYTES // (4 * self.dim))
-        while self._unsealed_rows() > most and self._stopped is None and not self._closed:
+        while self._unsealed_rows() > most and self._writes.stopped is None and not self._closed:
             if not self._maintenance.busy and self._maintenance.last_error is not None:
                 return  # it may never be sealed; the disk has what matters
             time.sleep(0.01)
@@ -793,10 +775,7 @@ class Collection:
         self._check_open()
         if self._read_only:
             raise ReadOnlyError(f"{self._folder}: opened for reading only")
-        if self._stopped is not None:
-            raise StorageError(
-                f"{self._folder}: writes have stopped ({self._stopped}); open the collection anew", "stopped"
-            )
+        self._writes.check()
 
     def _event(self, kind: str, detail: dict[str, Any]) -> None:
         if self.on_event is not None:
@@ -869,13 +848,6 @@ def _predicate(filter: Filter | None) -> Predicate | None:
                 raise
             raise InvalidArgumentError(f"filter: expected what JSON can hold: {error}") from error
     raise InvalidArgumentError(f"filter: expected a predicate of nearhash.where or its JSON, got {filter!r:.80}")
-
-
-def _check_request_id(request_id: str | None) -> None:
-    if request_id is None:
-        return
-    if not isinstance(request_id, str) or not 1 <= len(request_id.encode(errors="replace")) <= MAX_REQUEST_ID:
-        raise InvalidArgumentError(f"request_id: expected 1 to {MAX_REQUEST_ID} bytes, got {request_id!r:.150}")
 
 
 def _known(transaction: Transaction, request_id: str | None) -> list[int] | None:

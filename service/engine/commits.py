@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
-
-from nearhash.service.engine.live import Change
-from nearhash.service.engine.store import Transaction
+from typing import Any, Generic, TypeVar
 
 Answer = TypeVar("Answer")
 
@@ -21,10 +18,10 @@ class Operation(Generic[Answer]):
     Parameters
     ----------
     carry_out
-        Makes the write part of a transaction; returns its answer and what it changed, None for nothing.
+        Makes the write part of a transaction, see `GroupCommit`'s `commit`, which calls it and sets the answer.
     """
 
-    def __init__(self, carry_out: Callable[[Transaction], tuple[Answer, Change | None]]) -> None:
+    def __init__(self, carry_out: Callable[[Any], Any]) -> None:
         self.carry_out = carry_out
         self.done = False
         self.answer: Answer | None = None

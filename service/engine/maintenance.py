@@ -243,7 +243,7 @@ class Maintenance:
         while not self._stop.is_set():
             wake.wait(timeout=IDLE_SECONDS / 2)
             wake.clear()
-            if self._stop.is_set() or self._collection._stopped is not None:
+            if self._stop.is_set() or self._collection._writes.stopped is not None:
                 continue
             try:
                 work()
@@ -275,7 +275,7 @@ class Maintenance:
             self.checkpoints += 1
         except StorageError as error:
             if error.reason != "disk full":
-                self._collection._fail(f"checkpoint failed: {error}")
+                self._collection._writes.stop(f"checkpoint failed: {error}")
             raise
 
     def _failed(self, what: str, error: BaseException) -> None:

@@ -17,7 +17,8 @@ from nearhash.service.engine.collection import Collection
 from nearhash.service.engine.lock import DirectoryLock
 from nearhash.service.engine.segments import FOLDER
 from nearhash.service.engine.settings import Settings
-from nearhash.service.engine.store import FILE, Position, Store, checksum, sync_folder
+from nearhash.service.engine.sqlite_store import checksum, sync_folder
+from nearhash.service.engine.store import FILE, Position, Store
 from nearhash.service.engine.verify import store_problems
 
 _AT_ONCE = 256

@@ -99,3 +99,47 @@ class SnapshotInfo(NamedTuple):
     collection: str
     bytes: int
     created: float
+
+
+class Duplicates(NamedTuple):
+    """Documents that are similar to each of some others; those of number i are at ``indptr[i]:indptr[i + 1]``.
+
+    Attributes
+    ----------
+    indptr : (n + 1,) int64
+    ids : (total,) int64, or object
+        The most similar ones first, then by age. If any id is a text: objects, int and str.
+    similarities : (total,) float32
+        Estimates of the Jaccard similarity.
+    """
+
+    indptr: NDArray[np.int64]
+    ids: NDArray[Any]
+    similarities: NDArray[np.float32]
+
+
+class Checked(NamedTuple):
+    """The answer to `DocumentCollection.check_and_add`.
+
+    Attributes
+    ----------
+    added : (n,) bool
+        Whether the document is new, and was added.
+    duplicates : Duplicates
+        Of those that were not: what they are similar to.
+    sequence : int
+        Number of the write.
+    """
+
+    added: NDArray[np.bool_]
+    duplicates: Duplicates
+    sequence: int
+
+
+def id_array(ids: list[PointId]) -> NDArray[Any]:
+    """Ids as int64 if all of them are numbers, else as objects."""
+    if all(isinstance(one, int) for one in ids):
+        return np.array(ids, np.int64)
+    array = np.empty(len(ids), object)
+    array[:] = ids
+    return array

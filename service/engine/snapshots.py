@@ -12,7 +12,8 @@ from pathlib import Path
 
 from nearhash.errors import CollectionExistsError
 from nearhash.service.engine.segments import FOLDER, files_of
-from nearhash.service.engine.store import FILE, Store, sync_folder
+from nearhash.service.engine.sqlite_store import sync_folder
+from nearhash.service.engine.store import FILE, Store
 
 INFO = "snapshot.json"
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nearhash.service.client import Client
     from nearhash.service.connection import TLS
     from nearhash.service.engine.collection import Collection
+    from nearhash.service.engine.document_collection import DocumentCollection
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _HOME = {
     "AsyncClient": "nearhash.service.async_client",
     "Client": "nearhash.service.client",
     "Collection": "nearhash.service.engine.collection",
+    "DocumentCollection": "nearhash.service.engine.document_collection",
     "DiskIndex": "nearhash.index.disk",
     "FlatIndex": "nearhash.index.flat",
     "GraphIndex": "nearhash.index.graph",
@@ -55,6 +57,7 @@ __all__ = [
     "Client",
     "Collection",
     "DiskIndex",
+    "DocumentCollection",
     "FlatIndex",
     "GraphIndex",
     "HammingIndex",

@@ -362,7 +362,7 @@ def test_a_request_is_carried_out_once(collection):
 
 
 def test_requests_of_long_ago_are_forgotten(collection, monkeypatch):
-    monkeypatch.setattr("nearhash.service.engine.store._REMEMBERED", 3)
+    monkeypatch.setattr("nearhash.service.engine.sqlite_store._REMEMBERED", 3)
     for number in range(5):
         collection.delete([1], request_id=str(number))
     rows = collection._store._writer.execute("SELECT request_id FROM requests").fetchall()
@@ -634,3 +634,12 @@ def test_background_work_reports_its_failure_and_tries_again(tmp_path, monkeypat
         assert collection.stats()["segments"][0]["size"] == 20
     assert "error" in [kind for kind, _ in events]
     assert events[-1] == ("sealing", {"collection": "c", "rows": 20, "segment": 2})
+
+
+def test_compaction_gives_space_back(tmp_path):
+    with nh.Collection(tmp_path / "c", dim=64) as collection:
+        collection.upsert(range(3000), np.random.default_rng(0).standard_normal((3000, 64)))
+        collection.delete(range(2990))
+        before = collection.stats()["disk_bytes"]
+        collection.compact()
+        assert collection.stats()["disk_bytes"] < before / 5
