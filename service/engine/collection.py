@@ -275,7 +275,7 @@ class Collection:
         return self._submit(carry_out)
 
     def _submit(self, carry_out: Callable[[Transaction], tuple[Answer, Change | None]]) -> Answer:
-        answer = self._commits.submit(Operation(carry_out))
+        answer: Answer = self._commits.submit(Operation(carry_out))
         self._maintenance.notify()
         return answer
 

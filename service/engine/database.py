@@ -21,6 +21,7 @@ from nearhash.errors import (
 from nearhash.service.engine import document_store
 from nearhash.service.engine.collection import Collection
 from nearhash.service.engine.document_collection import DocumentCollection
+from nearhash.service.engine.document_settings import DocumentSettings
 from nearhash.service.engine.names import NAME, check_collection_name
 from nearhash.service.engine.registry import Registry, remove_leftovers
 from nearhash.service.engine.results import SnapshotInfo
@@ -199,6 +200,7 @@ def _create_collection(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _create_documents(folder: Path, settings: dict[str, Any]) -> None:
+    DocumentSettings.checked(**settings)
     DocumentCollection(folder, **settings).close()
 
 

@@ -387,7 +387,8 @@ class DocumentCollection:
         if (texts is None) == (sketches is None):
             raise InvalidArgumentError("texts, sketches: expected one of them")
         if texts is not None:
-            return self.sketch([texts] if isinstance(texts, str | bytes) else texts)
+            given: Any = [texts] if isinstance(texts, str | bytes) else texts
+            return self.sketch(given)
         if not isinstance(sketches, Sketches):
             raise InvalidArgumentError(f"sketches: expected nearhash.hashing.Sketches, got {type(sketches).__name__}")
         self._form.check(sketches)

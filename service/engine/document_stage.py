@@ -101,7 +101,7 @@ class Stage:
                     duplicates[position] = earlier[:limit]
         chosen = np.flatnonzero(added)
         if len(chosen):
-            self.put([ids[position] for position in chosen], sketches[chosen])
+            self.put([ids[position] for position in chosen.tolist()], sketches[chosen])
         return Verdict(added, duplicates)
 
     def _similar(self, sketches: Sketches, threshold: float | None) -> list[Similar]:
