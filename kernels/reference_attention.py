@@ -1,0 +1,66 @@
+"""What the kernels of attention must compute, in NumPy: tests compare against these."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def attend(queries: NDArray[Any], keys: NDArray[Any], values: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Output (g, d) and log-sum-exp (g,) of softmax attention; queries (g, d) hold the scale of the logits."""
+    return attend_sample(queries, keys, values, np.ones(len(keys)))[:2]
+
+
+def attend_sample(
+    queries: NDArray[Any], keys: NDArray[Any], values: NDArray[Any], probabilities: NDArray[Any]
+) -> tuple[Floats, Floats, Floats]:
+    """Output, log-sum-exp and variance (g,) from tokens that were included with the given probabilities (n,).
+
+    Horvitz and Thompson's estimates of numerator and denominator, and for the variance of their ratio
+    ``sum (1 - p) / p^2 a^2 |v - o|^2`` with a = exp(s) / D.
+    """
+    group, dim = queries.shape
+    if len(keys) == 0:
+        return np.zeros((group, dim)), np.full(group, -np.inf), np.zeros(group)
+    keys, values, p = (np.asarray(array, np.float64) for array in (keys, values, probabilities))
+    logits = queries.astype(np.float64) @ keys.T  # [g, n]
+    top = np.maximum(logits.max(axis=1, keepdims=True), np.finfo(np.float64).min)
+    weights = np.exp(logits - top) / p
+    total = weights.sum(axis=1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        lse = (top + np.log(total))[:, 0]
+    total = np.where(total > 0, total, 1.0)
+    output = weights @ values / total
+    distances = ((values[None] - output[:, None]) ** 2).sum(axis=2)
+    return output, lse, ((1 - p) * (weights / total) ** 2 * distances).sum(axis=1)
+
+
+def merge(outputs: NDArray[Any], lses: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Output (g, d) and log-sum-exp (g,) of all tokens from those of disjoint parts, (p, g, d) and (p, g)."""
+    top = lses.max(axis=0) if len(lses) else np.full(lses.shape[1], -np.inf)
+    weights = np.exp(lses - np.where(np.isfinite(top), top, 0.0)).astype(np.float64)
+    total = weights.sum(axis=0)
+    with np.errstate(divide="ignore"):
+        lse = np.where(np.isfinite(top), top, 0.0) + np.log(total)
+    output = (weights[..., None] * outputs).sum(axis=0) / np.where(total > 0, total, 1.0)[:, None]
+    return output, lse
+
+
+def bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Finite float32 rounded to 8 significant bits, ties to even."""
+    bits = values.view(np.uint32).astype(np.uint64)
+    rounded: NDArray[np.uint64] = (bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) & np.uint64(0xFFFF0000)
+    return rounded.astype(np.uint32).view(np.float32)
+
+
+def int8(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows as int8 with a scale of their own, max |x| / 127, as they are read back."""
+    scale = (np.abs(rows).max(axis=1, keepdims=True) / np.float32(127)).astype(np.float32)
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.where(scale > 0, np.float32(1) / scale, np.float32(0)).astype(np.float32)
+    usable = np.isfinite(inverse)
+    scale, inverse = np.where(usable, scale, np.float32(0)), np.where(usable, inverse, np.float32(0))
+    codes: NDArray[np.float32] = np.floor(rows * inverse + np.float32(0.5))
+    return codes * scale

@@ -1,0 +1,145 @@
+"""Attention over pages against its reference, on every instruction set (see test_levels)."""
+
+import itertools
+
+import numba
+import numpy as np
+import pytest
+from attention_pages import Pages
+
+from nearhash.kernels import attention, reference_attention, simd_attention
+from nearhash.kernels.attention_rows import PAGE, ROWS
+from nearhash.kernels.simd import pointer
+from nearhash.kernels.simd_attention import BLOCK
+
+SHAPES = [(8, 1), (64, 4), (72, 3), (80, 5), (128, 4), (256, 16)]
+
+
+@numba.njit
+def powers(values, top):
+    return simd_attention.exponentials(pointer(values, 0), values.shape[0], top)
+
+
+def scene(rng, dtype, dim, group, count, spread=1.0):
+    """Queries, pages, and keys and values as they are read back."""
+    keys, values = (rng.standard_normal((count, dim)).astype(np.float32) for _ in range(2))
+    queries = (rng.standard_normal((group, dim)) * spread / np.sqrt(dim)).astype(np.float32)
+    return queries, *Pages.of(dtype, keys, values)
+
+
+def dense(queries, pages, first, last):
+    out, lse = np.full(queries.shape, np.nan, np.float32), np.full(len(queries), np.nan, np.float32)
+    attention.attend_dense(pages.rows, queries, pages.addresses, first, last, out, lse)
+    return out, lse
+
+
+def check(found, expected, bound=2e-6):
+    for values, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(values, wanted, rtol=bound, atol=bound)
+
+
+def test_exponentials_are_within_two_ulp():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([-np.geomspace(1e-10, 87.3, 40000), -rng.uniform(0, 88, 40000), [0, -87.33, -87.34]])
+    values = np.concatenate([values, np.full(-values.size % 16, -1)]).astype(np.float32)
+    exact = np.exp(values.astype(np.float64))
+    found = values.copy()
+    total = powers(found, np.float32(0))
+    normal = exact >= 2.0**-126
+    ulp = np.spacing(exact[normal].astype(np.float32)).astype(np.float64)
+    assert np.abs((found[normal] - exact[normal]) / ulp).max() < 2
+    assert (found[~normal] == 0).all()
+    assert total == pytest.approx(exact.sum(), rel=1e-6)
+
+
+def test_exponentials_of_what_is_no_difference():
+    values = np.full(16, -np.inf, np.float32)
+    values[:5] = 3, 4, np.inf, np.nan, 2
+    assert powers(values, np.float32(3)) == pytest.approx(4 + np.exp(-1))
+    assert values[:4].tolist() == [1, 1, 1, 1]
+    assert (values[5:] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", ROWS)
+@pytest.mark.parametrize(("dim", "group"), SHAPES)
+def test_dense_is_softmax_attention(dtype, dim, group):
+    rng = np.random.default_rng(dim)
+    for count in (1, 3, BLOCK - 1, BLOCK, BLOCK + 1, 2 * PAGE + 77):
+        queries, pages, keys, values = scene(rng, dtype, dim, group, count)
+        check(dense(queries, pages, 0, count), reference_attention.attend(queries, keys, values))
+
+
+@pytest.mark.parametrize("dtype", ROWS)
+def test_dense_of_a_range_and_of_nothing(dtype):
+    rng = np.random.default_rng(1)
+    queries, pages, keys, values = scene(rng, dtype, 64, 3, 600)
+    for first, last in ((0, 600), (1, 2), (250, 260), (255, 513), (599, 600)):
+        expected = reference_attention.attend(queries, keys[first:last], values[first:last])
+        check(dense(queries, pages, first, last), expected)
+    for place in (0, 300):
+        out, lse = dense(queries, pages, place, place)
+        assert (out == 0).all()
+        assert (lse == -np.inf).all()
+
+
+def test_dense_of_no_pages():
+    out, lse = dense(np.ones((2, 64), np.float32), Pages("float32", 64, 0), 0, 0)
+    assert (out == 0).all()
+    assert (lse == -np.inf).all()
+
+
+def test_dense_with_huge_scores():
+    rng = np.random.default_rng(2)
+    for scale in (1e3, 1e17):
+        queries, pages, keys, values = scene(rng, "float32", 64, 4, 300, scale)
+        if scale > 1e10:
+            keys *= np.float32(1e17)
+            pages.write(keys, values, 0)
+        out, lse = dense(queries, pages, 0, 300)
+        expected, level = reference_attention.attend(queries, keys, values)
+        np.testing.assert_allclose(lse, level, rtol=1e-5)
+        # A score's own rounding error decides among close ones: only clear winners are compared.
+        logits = np.sort(queries.astype(np.float64) @ keys.T.astype(np.float64), axis=1)
+        clear = logits[:, -1] - logits[:, -2] > 1e-5 * np.abs(logits[:, -1]) + 20
+        assert clear.sum() >= 2
+        np.testing.assert_allclose(out[clear], expected[clear], rtol=1e-4, atol=1e-5)
+
+
+def test_scores_that_overflow_downwards_count_nothing():
+    rng = np.random.default_rng(3)
+    queries, pages, keys, values = scene(rng, "float32", 16, 2, 100)
+    queries[:] = 1e30
+    keys[:] = -1e30
+    pages.write(keys, values, 0)
+    out, lse = dense(queries, pages, 0, 100)
+    assert (out == 0).all()
+    assert (lse == -np.inf).all()
+    keys[41] = 0
+    pages.write(keys, values, 0)
+    out, lse = dense(queries, pages, 0, 100)
+    assert (out == values[41]).all()
+    assert (lse == 0).all()
+
+
+def test_weights_of_very_many_tokens():
+    rng = np.random.default_rng(4)
+    queries, pages, keys, values = scene(rng, "float32", 64, 4, 60000, 3.0)
+    out, lse = dense(queries, pages, 0, 60000)
+    expected, level = reference_attention.attend(queries, keys, values)
+    assert np.linalg.norm(out - expected) < 1e-5 * np.linalg.norm(expected)
+    np.testing.assert_allclose(lse, level, atol=1e-5)
+
+
+def test_merge_of_parts_is_the_whole():
+    rng = np.random.default_rng(5)
+    queries, pages, keys, values = scene(rng, "float32", 80, 5, 700, 4.0)
+    cuts = [0, 0, 10, 300, 300, 699, 700]
+    parts = [dense(queries, pages, *cut) for cut in itertools.pairwise(cuts)]
+    outputs, lses = (np.stack([part[i] for part in parts]) for i in range(2))
+    out, lse = np.full((5, 80), np.nan, np.float32), np.full(5, np.nan, np.float32)
+    attention.merge(outputs, lses, out, lse)
+    check((out, lse), reference_attention.merge(outputs, lses))
+    check((out, lse), reference_attention.attend(queries, keys, values))
+    attention.merge(outputs[:1], lses[:1], out, lse)  # no tokens at all
+    assert (out == 0).all()
+    assert (lse == -np.inf).all()
