@@ -24,7 +24,9 @@ import numpy as np
 
 import nearhash as nh
 from benchmarks.record import RESULTS, write_document
-from nearhash.protos.v1 import collections_pb2, points_pb2, search_pb2
+from nearhash.hashing import MinHash
+from nearhash.protos.v1 import collections_pb2, documents_pb2, hashes_pb2, points_pb2, search_pb2
+from nearhash.service.hash_wire import to_sketches
 from nearhash.service.points_wire import to_ids
 from nearhash.service.wire import to_tensor
 
@@ -81,10 +83,52 @@ def requests(draw: random.Random) -> tuple[str, Any]:
             snapshot="s1", name=name
         ),
         "CollectionService/GetStats": lambda: collections_pb2.GetStatsRequest(**common),
+        **document_requests(draw, name, ids, count),
     }  # fmt: skip
-    rare = {"CollectionService/DropCollection", "CollectionService/SnapshotCollection"}
+    rare = {"CollectionService/DropCollection", "CollectionService/SnapshotCollection", "DocumentService/DropDocuments"}
     method = draw.choice([one for one in made if one not in rare or draw.random() < 0.2])
     return f"/nearhash.v1.{method}", made[method]()
+
+
+def document_requests(draw: random.Random, name: str, ids: Any, count: int) -> dict[str, Any]:
+    """Those that have to do with documents and hashes."""
+    words = [" ".join(draw.choice("abcdefgh") for _ in range(draw.randint(0, 30))).encode() for _ in range(count)]
+    texts = hashes_pb2.Texts(values=words)
+    settings = hashes_pb2.SketchSettings(
+        k=draw.choice([0, 1, 64, 2**20]), method=draw.choice(["", "classic", "x"]), bits=draw.choice([0, 1, 8, 9])
+    )
+    sketches = to_sketches(MinHash(seed=1).sketch_texts(words))
+    documents = draw.choice([documents_pb2.Documents(texts=texts), documents_pb2.Documents(sketches=sketches)])
+    common = {"collection": name}
+    tensor = to_tensor(np.arange(count, dtype=np.int64), "x")
+    tokens = to_tensor(np.arange(draw.randint(0, 9), dtype=np.uint64), "x")
+    threshold = draw.choice([0.5, 0.9, 0.0, -1.0, float("nan")])
+    return {
+        "HashService/Sketch": lambda: draw.choice([
+            hashes_pb2.SketchRequest(settings=settings, texts=texts),
+            hashes_pb2.SketchRequest(settings=settings, sets=hashes_pb2.Sets(indptr=tensor, tokens=tokens)),
+        ]),
+        "HashService/Encode": lambda: hashes_pb2.EncodeRequest(
+            vectors=to_tensor(np.ones((count, DIM)), "x"), bits=draw.choice([0, 8, 64, 9]), seed=draw.randint(0, 3)
+        ),
+        "DocumentService/CreateDocuments": lambda: documents_pb2.CreateDocumentsRequest(
+            name=name, if_missing=draw.random() < 0.5,
+            settings=documents_pb2.DocumentSettings(threshold=draw.choice([0.7, threshold])),
+        ),
+        "DocumentService/ListDocuments": documents_pb2.ListDocumentsRequest,
+        "DocumentService/DescribeDocuments": lambda: documents_pb2.DescribeDocumentsRequest(name=name),
+        "DocumentService/DropDocuments": lambda: documents_pb2.DropDocumentsRequest(name=name),
+        "DocumentService/UpsertDocuments": lambda: documents_pb2.UpsertDocumentsRequest(
+            **common, ids=ids, documents=documents, request_id=draw.choice(["", "r1", "r2"])
+        ),
+        "DocumentService/DeleteDocuments": lambda: documents_pb2.DeleteDocumentsRequest(**common, ids=ids),
+        "DocumentService/FindDuplicates": lambda: documents_pb2.FindDuplicatesRequest(
+            **common, documents=documents, threshold=threshold, limit=draw.choice([0, 1, 2**31])
+        ),
+        "DocumentService/CheckAndAdd": lambda: documents_pb2.CheckAndAddRequest(
+            **common, ids=ids, documents=documents, request_id=draw.choice(["", "r3", "r4"])
+        ),
+    }  # fmt: skip
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
@@ -120,6 +164,7 @@ def problem(code: grpc.StatusCode, details: str) -> str | None:
 
 async def fuzz(address: str, seconds: float, seed: int) -> tuple[Counter[str], list[str]]:
     """Requests until the time is over: answers by code, and problems."""
+    MinHash(seed=1).sketch_texts(["compile", "the kernels first"])
     codes: Counter[str] = Counter()
     problems: list[str] = []
     end = time.monotonic() + seconds

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from nearhash.index.hits import Hits
 from nearhash.service.connection import (
@@ -25,10 +26,15 @@ from nearhash.service.connection import (
 
 # These need gRPC as well; the import above says what to install where it is missing.
 # isort: split
+from nearhash.hashing.sketches import Sketches
+from nearhash.service.asking import Progress, check_name
+from nearhash.service.async_document_client import AsyncRemoteDocuments
 from nearhash.service.attempts import Pause, Steps
 from nearhash.service.client_errors import closed_error
+from nearhash.service.document_batches import Texts
+from nearhash.service.document_operations import DocumentOperations
 from nearhash.service.engine.results import Deleted, Found, Page, Point, SnapshotInfo, Written
-from nearhash.service.operations import Filter, Labels, Operations, Payloads, Progress, check_name
+from nearhash.service.operations import Filter, Labels, Operations, Payloads
 from nearhash.service.resuming import Scrolling
 
 Result = TypeVar("Result")
@@ -72,6 +78,7 @@ class AsyncClient:
             insecure=insecure,
         )
         self._operations = Operations(self._connection)
+        self._documents = DocumentOperations(self._connection)
         self._closed = False
         self._channel: Any = None  # opened within the event loop, to which it belongs
         self._methods: dict[Method, Any] = {}
@@ -154,6 +161,75 @@ class AsyncClient:
         return self.collection(name)
 
     # --- the connection ---
+
+    # --- documents and hashes ---
+
+    def documents(self, name: str) -> AsyncRemoteDocuments:
+        """A collection of documents by name. Asks nothing: whether there is one, its methods find out."""
+        return AsyncRemoteDocuments(self, check_name(name))
+
+    async def create_documents(
+        self,
+        name: str,
+        threshold: float,
+        *,
+        k: int | None = None,
+        method: str | None = None,
+        bits: int | None = None,
+        seed: int | None = None,
+        bands: int | None = None,
+        rows: int | None = None,
+        ngram: int | None = None,
+        unit: str | None = None,
+        if_missing: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncRemoteDocuments:
+        """As `Client.create_documents`."""
+        settings = {
+            "threshold": threshold,
+            "k": k,
+            "method": method,
+            "bits": bits,
+            "seed": seed,
+            "bands": bands,
+            "rows": rows,
+            "ngram": ngram,
+            "unit": unit,
+        }
+        await self._run(self._documents.create(name, settings, if_missing, timeout))
+        return self.documents(name)
+
+    async def document_collections(self, *, timeout: float | None = None) -> dict[str, dict[str, Any]]:
+        """As `Client.document_collections`."""
+        return await self._run(self._documents.collections(timeout))
+
+    async def drop_documents(self, name: str, *, timeout: float | None = None) -> None:
+        """As `Client.drop_documents`."""
+        await self._run(self._documents.drop(name, timeout))
+
+    async def sketch(
+        self,
+        texts: Texts | None = None,
+        *,
+        indptr: ArrayLike | None = None,
+        tokens: ArrayLike | None = None,
+        k: int | None = None,
+        method: str | None = None,
+        bits: int | None = None,
+        seed: int | None = None,
+        ngram: int | None = None,
+        unit: str | None = None,
+        timeout: float | None = None,
+    ) -> Sketches:
+        """As `Client.sketch`."""
+        settings = {"k": k, "method": method, "bits": bits, "seed": seed, "ngram": ngram, "unit": unit}
+        return await self._run(self._documents.sketch(texts, indptr, tokens, settings, timeout))
+
+    async def encode(
+        self, vectors: ArrayLike, bits: int = 256, seed: int = 0, *, timeout: float | None = None
+    ) -> NDArray[np.uint8]:
+        """As `Client.encode`."""
+        return await self._run(self._documents.encode(vectors, bits, seed, timeout))
 
     async def close(self) -> None:
         """Close the connection; calls under way fail."""

@@ -28,6 +28,7 @@ class Capacity:
     message_bytes: int
     points: int = 2**31 - 1  # of an upsert
     ids: int = 2**31 - 1  # to get or delete
+    texts: int = 2**31 - 1  # of a request
 
 
 class Batch(Protocol):

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from nearhash.index.hits import Hits
 from nearhash.service.connection import (
@@ -23,10 +24,15 @@ from nearhash.service.connection import (
 
 # These need gRPC as well; the import above says what to install where it is missing.
 # isort: split
+from nearhash.hashing.sketches import Sketches
+from nearhash.service.asking import Progress, check_name
 from nearhash.service.attempts import Pause, Steps
 from nearhash.service.client_errors import closed_error
+from nearhash.service.document_batches import Texts
+from nearhash.service.document_client import RemoteDocuments
+from nearhash.service.document_operations import DocumentOperations
 from nearhash.service.engine.results import Deleted, Found, Page, Point, SnapshotInfo, Written
-from nearhash.service.operations import Filter, Labels, Operations, Payloads, Progress, check_name
+from nearhash.service.operations import Filter, Labels, Operations, Payloads
 from nearhash.service.resuming import Scrolling
 
 Result = TypeVar("Result")
@@ -89,6 +95,7 @@ class Client:
             insecure=insecure,
         )
         self._operations = Operations(self._connection)
+        self._documents = DocumentOperations(self._connection)
         self._closed = threading.Event()
         self._channel = self._connection.open_channel()
         self._methods = bound_methods(self._channel)
@@ -263,6 +270,109 @@ class Client:
         """
         self._run(self._operations.restore(snapshot, name, timeout))
         return self.collection(name)
+
+    # --- documents and hashes ---
+
+    def documents(self, name: str) -> RemoteDocuments:
+        """A collection of documents by name. Asks nothing: whether there is one, its methods find out."""
+        return RemoteDocuments(self, check_name(name))
+
+    def create_documents(
+        self,
+        name: str,
+        threshold: float,
+        *,
+        k: int | None = None,
+        method: str | None = None,
+        bits: int | None = None,
+        seed: int | None = None,
+        bands: int | None = None,
+        rows: int | None = None,
+        ngram: int | None = None,
+        unit: str | None = None,
+        if_missing: bool = False,
+        timeout: float | None = None,
+    ) -> RemoteDocuments:
+        """Make an empty collection of documents.
+
+        Parameters
+        ----------
+        name
+            As for `create_collection`; collections of documents have names of their own.
+        threshold, k, method, bits, seed, bands, rows, ngram, unit
+            As for `nearhash.DocumentCollection`.
+        if_missing
+            Take the collection of that name if there is one. Settings that are given must be its own.
+        timeout
+            Seconds for this call, instead of the client's.
+
+        Raises
+        ------
+        CollectionExistsError, InvalidArgumentError, AccessError
+            As for `create_collection`.
+        """
+        settings = {
+            "threshold": threshold,
+            "k": k,
+            "method": method,
+            "bits": bits,
+            "seed": seed,
+            "bands": bands,
+            "rows": rows,
+            "ngram": ngram,
+            "unit": unit,
+        }
+        self._run(self._documents.create(name, settings, if_missing, timeout))
+        return self.documents(name)
+
+    def document_collections(self, *, timeout: float | None = None) -> dict[str, dict[str, Any]]:
+        """The collections of documents that the key is for, by name, as `RemoteDocuments.describe` describes them."""
+        return self._run(self._documents.collections(timeout))
+
+    def drop_documents(self, name: str, *, timeout: float | None = None) -> None:
+        """Delete a collection of documents and all that is in it.
+
+        Raises
+        ------
+        UnknownCollectionError
+            There is none of that name.
+        """
+        self._run(self._documents.drop(name, timeout))
+
+    def sketch(
+        self,
+        texts: Texts | None = None,
+        *,
+        indptr: ArrayLike | None = None,
+        tokens: ArrayLike | None = None,
+        k: int | None = None,
+        method: str | None = None,
+        bits: int | None = None,
+        seed: int | None = None,
+        ngram: int | None = None,
+        unit: str | None = None,
+        timeout: float | None = None,
+    ) -> Sketches:
+        """MinHash sketches, made by the server: those that `nearhash.hashing.MinHash` makes, in one request.
+
+        Parameters
+        ----------
+        texts : (n,) texts, optional
+        indptr, tokens : (n + 1,) int64 and (m,) uint64, optional
+            Instead of texts: set i has the tokens ``indptr[i]:indptr[i + 1]``.
+        k, method, bits, seed, ngram, unit
+            As for `nearhash.hashing.MinHash` and its ``sketch_texts``.
+        timeout
+            Seconds for this call, instead of the client's.
+        """
+        settings = {"k": k, "method": method, "bits": bits, "seed": seed, "ngram": ngram, "unit": unit}
+        return self._run(self._documents.sketch(texts, indptr, tokens, settings, timeout))
+
+    def encode(
+        self, vectors: ArrayLike, bits: int = 256, seed: int = 0, *, timeout: float | None = None
+    ) -> NDArray[np.uint8]:
+        """Codes of signs (n, bits // 8), made by the server: those of `nearhash.hashing.SimHash`, in one request."""
+        return self._run(self._documents.encode(vectors, bits, seed, timeout))
 
     # --- the connection ---
 

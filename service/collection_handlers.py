@@ -88,7 +88,7 @@ class CollectionHandlers:
             answer = pb.ListCollectionsResponse()
             for name in visible(call.principal, self._catalog.names()):
                 if name in failed:
-                    answer.collections.append(pb.Collection(name=name, state=_why(failed[name])))
+                    answer.collections.append(pb.Collection(name=name, state=why_not_open(failed[name])))
                     continue
                 try:
                     answer.collections.append(_described(self._catalog.find(name)))
@@ -178,7 +178,7 @@ def _described(served: Served) -> pb.Collection:
         )
 
 
-def _why(error: Exception) -> str:
+def why_not_open(error: Exception) -> str:
     """Why a collection is not open, without the server's paths."""
     if isinstance(error, LockedError):
         return "locked by another process"

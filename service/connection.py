@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 
 from nearhash.errors import InvalidArgumentError, MissingExtraError
-from nearhash.protos.v1 import collections_pb2, points_pb2, search_pb2
+from nearhash.protos.v1 import collections_pb2, documents_pb2, hashes_pb2, points_pb2, search_pb2
 
 try:
     import grpc
@@ -61,11 +61,22 @@ SNAPSHOT = Method("/nearhash.v1.CollectionService/SnapshotCollection", collectio
 LIST_SNAPSHOTS = Method("/nearhash.v1.CollectionService/ListSnapshots", collections_pb2.ListSnapshotsResponse)
 RESTORE = Method("/nearhash.v1.CollectionService/RestoreCollection", collections_pb2.RestoreCollectionResponse)
 GET_STATS = Method("/nearhash.v1.CollectionService/GetStats", collections_pb2.GetStatsResponse)
+SKETCH = Method("/nearhash.v1.HashService/Sketch", hashes_pb2.SketchResponse)
+ENCODE = Method("/nearhash.v1.HashService/Encode", hashes_pb2.EncodeResponse)
+CREATE_DOCUMENTS = Method("/nearhash.v1.DocumentService/CreateDocuments", documents_pb2.CreateDocumentsResponse)
+LIST_DOCUMENTS = Method("/nearhash.v1.DocumentService/ListDocuments", documents_pb2.ListDocumentsResponse)
+DESCRIBE_DOCUMENTS = Method("/nearhash.v1.DocumentService/DescribeDocuments", documents_pb2.DescribeDocumentsResponse)
+DROP_DOCUMENTS = Method("/nearhash.v1.DocumentService/DropDocuments", documents_pb2.DropDocumentsResponse)
+UPSERT_DOCUMENTS = Method("/nearhash.v1.DocumentService/UpsertDocuments", documents_pb2.UpsertDocumentsResponse)
+DELETE_DOCUMENTS = Method("/nearhash.v1.DocumentService/DeleteDocuments", documents_pb2.DeleteDocumentsResponse)
+FIND_DUPLICATES = Method("/nearhash.v1.DocumentService/FindDuplicates", documents_pb2.FindDuplicatesResponse)
+CHECK_AND_ADD = Method("/nearhash.v1.DocumentService/CheckAndAdd", documents_pb2.CheckAndAddResponse)
 HEALTH = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
 
 METHODS = (
     *(SEARCH, GET_INFO, UPSERT, DELETE, GET, COUNT, SCROLL, CREATE, LIST, DESCRIBE, DROP, SNAPSHOT, LIST_SNAPSHOTS),
-    *(RESTORE, GET_STATS, HEALTH),
+    *(RESTORE, GET_STATS, SKETCH, ENCODE, CREATE_DOCUMENTS, LIST_DOCUMENTS, DESCRIBE_DOCUMENTS, DROP_DOCUMENTS),
+    *(UPSERT_DOCUMENTS, DELETE_DOCUMENTS, FIND_DUPLICATES, CHECK_AND_ADD, HEALTH),
 )
 
 

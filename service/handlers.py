@@ -11,7 +11,7 @@ import nearhash
 from nearhash.protos.v1 import search_pb2
 from nearhash.service.calls import Call, Calls
 from nearhash.service.catalog import Catalog
-from nearhash.service.config import ServerConfig
+from nearhash.service.config import Limits, ServerConfig
 from nearhash.service.points_wire import to_found
 from nearhash.service.queues import Queues
 from nearhash.service.requests import search_arguments
@@ -56,7 +56,6 @@ class SearchHandlers:
 
     def _info(self, served: Served) -> bytes:
         facts = served.info()
-        limits = self._config.limits
         return search_pb2.GetInfoResponse(
             collection=served.name,
             kind=str(facts["kind"]),
@@ -64,19 +63,17 @@ class SearchHandlers:
             metric=served.metric,
             size=len(served),
             details_json=json.dumps(facts, default=plain),
-            server=search_pb2.ServerInfo(
-                version=nearhash.__version__,
-                limits=search_pb2.Limits(
-                    max_k=limits.max_k,
-                    max_rows=limits.max_rows,
-                    max_message_bytes=limits.max_message_bytes,
-                    max_pending=limits.max_pending,
-                    max_effort=limits.max_effort,
-                    max_batch=limits.max_batch,
-                    max_ids=limits.max_ids,
-                ),
-            ),
+            server=server_info(self._config.limits),
         ).SerializeToString()
+
+
+def server_info(limits: Limits) -> search_pb2.ServerInfo:
+    """Version and limits of this server."""
+    names = [bound.name for bound in search_pb2.Limits.DESCRIPTOR.fields]
+    return search_pb2.ServerInfo(
+        version=nearhash.__version__,
+        limits=search_pb2.Limits(**{name: getattr(limits, name) for name in names}),
+    )
 
 
 def plain(value: object) -> object:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from numpy.typing import ArrayLike, NDArray
 
@@ -17,10 +14,11 @@ from nearhash.errors import InvalidArgumentError, NearhashError
 from nearhash.index.predicates import Predicate
 from nearhash.protos.v1 import collections_pb2, points_pb2, search_pb2
 from nearhash.service import connection as methods
+from nearhash.service.asking import Asking, Piece, Progress, check_name, checked_request_id, tell_written
 from nearhash.service.attempts import Send, Steps, attempts
-from nearhash.service.batches import Batch, Capacity, SearchBatch, allow_tensor, as_request_window
-from nearhash.service.client_errors import error_from, is_too_long, malformed
-from nearhash.service.connection import Connection, Method, RpcError, checked_timeout
+from nearhash.service.batches import Capacity, SearchBatch, allow_tensor, as_request_window
+from nearhash.service.client_errors import error_from, malformed
+from nearhash.service.connection import RpcError, checked_timeout
 from nearhash.service.engine.results import Deleted, Found, Point, SnapshotInfo, Written
 from nearhash.service.point_batches import DeleteBatch, GetBatch, UpsertBatch
 from nearhash.service.points_wire import from_found, from_points
@@ -29,25 +27,10 @@ from nearhash.service.wire import to_tensor
 Filter = Predicate | str | Mapping[str, Any]
 Labels = ArrayLike | Mapping[str, ArrayLike]
 Payloads = Sequence[Mapping[str, Any] | bytes | str | None]
-Progress = Callable[[int, int], None]
-
-_UNTOLD = 2**31 - 1  # a limit that a server does not tell
 
 
-class Piece(NamedTuple):
-    """The answer to the request for some rows of a batch."""
-
-    first: int
-    stop: int
-    answer: Any
-
-
-class Operations:
+class Operations(Asking):
     """The calls of a client, as steps. Shared by all its threads or tasks; steps of calls do not know of each other."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._capacity: Capacity | None = None
 
     # --- points ---
 
@@ -100,13 +83,13 @@ class Operations:
         """Insert points, and replace those whose ids are there."""
         deadline = self._deadline(timeout)
         capacity = yield from self._agreed(collection, deadline)
-        batch = UpsertBatch(collection, ids, vectors, labels, payloads, _request_id(request_id), capacity)
+        batch = UpsertBatch(collection, ids, vectors, labels, payloads, checked_request_id(request_id), capacity)
         pieces: list[Piece] = []
         try:
             yield from self._in_pieces(methods.UPSERT, batch, deadline, pieces, progress)
         except NearhashError as error:
             if pieces or batch.stop(0, batch.count) < batch.count:
-                _tell_written(error, pieces[-1].stop if pieces else 0, batch.count)
+                tell_written(error, pieces[-1].stop if pieces else 0, batch.count, "points")
             raise
         answers = [piece.answer for piece in pieces]
         return Written(
@@ -119,7 +102,7 @@ class Operations:
         """Delete points by id."""
         deadline = self._deadline(timeout)
         capacity = yield from self._agreed(collection, deadline)
-        batch = DeleteBatch(collection, ids, _request_id(request_id), capacity)
+        batch = DeleteBatch(collection, ids, checked_request_id(request_id), capacity)
         pieces: list[Piece] = []
         yield from self._in_pieces(methods.DELETE, batch, deadline, pieces)
         answers = [piece.answer for piece in pieces]
@@ -244,53 +227,13 @@ class Operations:
             raise error_from(failure) from failure
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
-    # --- steps of several of these ---
-
-    def _read(self, method: Method, request: Message, timeout: float | None) -> Steps[Any]:
-        return attempts(method, request, self._deadline(timeout), repeatable=True)
-
-    def _deadline(self, timeout: float | None) -> float:
-        return time.monotonic() + (self._connection.timeout if timeout is None else checked_timeout(timeout))
-
     def _agreed(self, collection: str, deadline: float) -> Steps[Capacity]:
         """The tighter of this client's limits and the server's, which are asked for once."""
         if self._capacity is None:
             request = search_pb2.GetInfoRequest(collection=collection)
             answer = yield from attempts(methods.GET_INFO, request, deadline, repeatable=True)
-            limits = answer.server.limits
-            self._capacity = Capacity(
-                limits.max_rows or _UNTOLD,
-                min(self._connection.max_message_bytes, limits.max_message_bytes or _UNTOLD),
-                limits.max_batch or _UNTOLD,
-                limits.max_ids or _UNTOLD,
-            )
+            self._capacity = self._capacity_of(answer.server.limits)
         return self._capacity
-
-    def _in_pieces(
-        self, method: Method, batch: Batch, deadline: float, pieces: list[Piece], progress: Progress | None = None
-    ) -> Steps[None]:
-        """Send a batch in as many requests as it takes, in order; answers go into `pieces` as they come.
-
-        All requests may be repeated: they are reads, or have ids. One whose answer turns out too long is halved.
-        """
-        first, most = 0, max(batch.count, 1)
-        while True:
-            stop = batch.stop(first, most)
-            try:
-                answer = yield from attempts(method, batch.request(first, stop), deadline, repeatable=True)
-            except NearhashError as error:
-                if isinstance(error, InvalidArgumentError) and str(error).startswith("max_"):
-                    self._capacity = None  # the server may have been started anew with tighter limits
-                if stop - first > 1 and isinstance(error.__cause__, RpcError) and is_too_long(error.__cause__):
-                    most = (stop - first) // 2
-                    continue
-                raise
-            pieces.append(Piece(first, stop, answer))
-            if progress is not None:
-                progress(stop, batch.count)
-            first = stop
-            if first >= batch.count:
-                return
 
 
 def filter_json(filter: Filter | None) -> str:
@@ -310,13 +253,6 @@ def set_window(request: points_pb2.CountRequest | points_pb2.ScrollRequest, wind
     """Put a window (lo, hi) into a request."""
     if window is not None:
         request.window.CopyFrom(to_tensor(as_request_window(window, 1).reshape(2), "window"))
-
-
-def check_name(name: str, argument: str = "name") -> str:
-    """A name as the caller gave it: that it names something, the server finds out."""
-    if not isinstance(name, str) or not name:
-        raise InvalidArgumentError(f"{argument}: expected a name, got {name!r:.80}")
-    return name
 
 
 def decoded_points(message: points_pb2.Points, vectors: bool) -> list[Point]:
@@ -364,19 +300,6 @@ def _as_objects(ids: NDArray[Any]) -> NDArray[Any]:
     objects = ids.astype(object)
     objects[ids == -1] = None
     return objects
-
-
-def _tell_written(error: NearhashError, written: int, count: int) -> None:
-    error.written = written
-    error.args = (f"{error}; of {count} points, the first {written} are known to be written",)
-
-
-def _request_id(given: str | None) -> str:
-    if given is None:
-        return uuid.uuid4().hex
-    if not isinstance(given, str) or not given:
-        raise InvalidArgumentError(f"request_id: expected a text, got {given!r:.150}")
-    return given
 
 
 def _description(collection: collections_pb2.Collection) -> dict[str, Any]:

@@ -23,7 +23,7 @@ _FIELD_OVERHEAD = 6  # tag and length of a text or payload, at most
 _LONGEST_REQUEST_ID = 128  # bytes
 
 
-class _Cut:
+class Cut:
     """Rows of known sizes, cut into requests.
 
     Parameters
@@ -97,23 +97,23 @@ class UpsertBatch:
         self._labels = from_labels(to_labels(labels), count)
         self._payloads = _as_payloads(payloads, count)
         self._request_id = request_id
-        sizes = _id_sizes(self._ids) + self._vectors[:1].nbytes + _LABEL_BYTES * len(self._labels)
+        sizes = id_sizes(self._ids) + self._vectors[:1].nbytes + _LABEL_BYTES * len(self._labels)
         if self._payloads is not None:
             sizes += np.fromiter(map(len, self._payloads), np.int64, count) + _FIELD_OVERHEAD
         columns = sum(len(name.encode()) + _COLUMN_OVERHEAD for name in self._labels)
         fixed = columns + _names_bytes(collection) + _LONGEST_REQUEST_ID
-        self._cut = _Cut(sizes, fixed, capacity.points, capacity.message_bytes, "one point")
+        self._cut = Cut(sizes, fixed, capacity.points, capacity.message_bytes, "one point")
         self.count = count
         self.stop = self._cut.stop
         if self.stop(0, count) < count:
-            _check_derivable(request_id, count)
+            check_derivable(request_id, count)
 
     def request(self, first: int, stop: int) -> points_pb2.UpsertRequest:
         request = points_pb2.UpsertRequest(
             collection=self._collection,
             ids=to_ids(self._ids[first:stop]),
             vectors=to_tensor(self._vectors[first:stop], "vectors"),
-            request_id=_derived(self._request_id, first, stop, self.count),
+            request_id=derived_request_id(self._request_id, first, stop, self.count),
         )
         for name, column in self._labels.items():
             request.labels[name].CopyFrom(to_tensor(column[first:stop], "labels"))
@@ -123,24 +123,32 @@ class UpsertBatch:
 
 
 class DeleteBatch:
-    """Ids of points to delete; see `UpsertBatch`."""
+    """Ids of points, or of documents, to delete; see `UpsertBatch`. kind: of the requests."""
 
-    def __init__(self, collection: str, ids: Any, request_id: str, capacity: Capacity) -> None:
+    def __init__(
+        self,
+        collection: str,
+        ids: Any,
+        request_id: str,
+        capacity: Capacity,
+        kind: type[Any] = points_pb2.DeleteRequest,
+    ) -> None:
+        self._kind = kind
         self._collection = collection
         self._ids = as_point_ids(ids)
         self._request_id = request_id
         fixed = _names_bytes(collection) + _LONGEST_REQUEST_ID
-        self._cut = _Cut(_id_sizes(self._ids), fixed, capacity.ids, capacity.message_bytes, "one id")
+        self._cut = Cut(id_sizes(self._ids), fixed, capacity.ids, capacity.message_bytes, "one id")
         self.count = len(self._ids)
         self.stop = self._cut.stop
         if self.stop(0, self.count) < self.count:
-            _check_derivable(request_id, self.count)
+            check_derivable(request_id, self.count)
 
-    def request(self, first: int, stop: int) -> points_pb2.DeleteRequest:
-        return points_pb2.DeleteRequest(
+    def request(self, first: int, stop: int) -> Any:
+        return self._kind(
             collection=self._collection,
             ids=to_ids(self._ids[first:stop]),
-            request_id=_derived(self._request_id, first, stop, self.count),
+            request_id=derived_request_id(self._request_id, first, stop, self.count),
         )
 
 
@@ -151,7 +159,7 @@ class GetBatch:
         self._template = points_pb2.GetRequest(collection=collection, with_vectors=vectors, with_payloads=payloads)
         self.ids = as_point_ids(ids)
         fixed = self._template.ByteSize()
-        self._cut = _Cut(_id_sizes(self.ids), fixed, capacity.ids, capacity.message_bytes, "one id")
+        self._cut = Cut(id_sizes(self.ids), fixed, capacity.ids, capacity.message_bytes, "one id")
         self.count = len(self.ids)
         self.stop = self._cut.stop
 
@@ -185,7 +193,7 @@ def _as_payloads(payloads: Sequence[Mapping[str, Any] | bytes | str | None] | No
     return [to_payload(one) for one in payloads]
 
 
-def _id_sizes(ids: Sequence[PointId]) -> NDArray[np.int64]:
+def id_sizes(ids: Sequence[PointId]) -> NDArray[np.int64]:
     texts = (len(one.encode()) + _FIELD_OVERHEAD if isinstance(one, str) else 0 for one in ids)
     return np.fromiter(texts, np.int64, len(ids)) + _ID_BYTES
 
@@ -194,13 +202,13 @@ def _names_bytes(collection: str) -> int:
     return len(collection.encode()) + 2 * _FIELD_OVERHEAD
 
 
-def _derived(request_id: str, first: int, stop: int, count: int) -> str:
+def derived_request_id(request_id: str, first: int, stop: int, count: int) -> str:
     """Of one request of several; the rows belong to it, as other limits may cut the same points elsewhere."""
     return request_id if stop - first == count else f"{request_id}-{first}-{stop}"
 
 
-def _check_derivable(request_id: str, count: int) -> None:
-    longest = _LONGEST_REQUEST_ID - len(_derived("", count, count, -1))
+def check_derivable(request_id: str, count: int) -> None:
+    longest = _LONGEST_REQUEST_ID - len(derived_request_id("", count, count, -1))
     if len(request_id.encode()) > longest:
         raise InvalidArgumentError(
             f"request_id: expected at most {longest} bytes, as {count} rows take several requests, got {request_id!r}"

@@ -65,6 +65,17 @@ def from_ids(message: points_pb2.Ids, name: str = "ids") -> NDArray[np.int64] | 
     return [number if number >= 0 else texts[-2 - number] for number in numbers.tolist()]
 
 
+def to_repeated_ids(ids: Iterable[PointId]) -> points_pb2.Ids:
+    """Encode ids that are known to be good, and may repeat."""
+    return _ids_message(ids)
+
+
+def from_repeated_ids(message: points_pb2.Ids, name: str = "ids") -> list[PointId]:
+    """Decode ids that may repeat; raises as `from_ids` does."""
+    found = from_ids(message, name)
+    return found if isinstance(found, list) else found.tolist()
+
+
 def count_ids(message: points_pb2.Ids) -> int:
     """How many ids a message has: known before they are decoded."""
     return len(message.numbers) // 8

@@ -20,18 +20,22 @@ from grpc_reflection.v1alpha import reflection
 from numpy.typing import NDArray
 
 from nearhash.errors import InvalidArgumentError, ServiceError
-from nearhash.protos.v1 import collections_pb2
+from nearhash.protos.v1 import collections_pb2, documents_pb2
 from nearhash.service.calls import Calls
 from nearhash.service.catalog import Catalog
 from nearhash.service.collection_handlers import SERVICE_NAME as COLLECTION_SERVICE
 from nearhash.service.collection_handlers import CollectionHandlers
 from nearhash.service.config import ServerConfig
 from nearhash.service.config_file import OperationsConfig
+from nearhash.service.document_handlers import SERVICE_NAME as DOCUMENT_SERVICE
+from nearhash.service.document_handlers import DocumentHandlers
 from nearhash.service.engine.collection import Collection
 from nearhash.service.engine.database import Database
 from nearhash.service.forwarding import forwarding_handler
 from nearhash.service.handlers import SERVICE_NAME as SEARCH_SERVICE
 from nearhash.service.handlers import SearchHandlers
+from nearhash.service.hash_handlers import SERVICE_NAME as HASH_SERVICE
+from nearhash.service.hash_handlers import HashHandlers
 from nearhash.service.metrics import Metrics
 from nearhash.service.point_handlers import SERVICE_NAME as POINT_SERVICE
 from nearhash.service.point_handlers import PointHandlers
@@ -48,13 +52,14 @@ from nearhash.service.wire import from_tensor, to_tensor
 log = logging.getLogger("nearhash.service")
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-SERVICE_NAMES = (SEARCH_SERVICE, POINT_SERVICE, COLLECTION_SERVICE)
+SERVICE_NAMES = (SEARCH_SERVICE, POINT_SERVICE, COLLECTION_SERVICE, HASH_SERVICE, DOCUMENT_SERVICE)
 
 _BATCH = 64  # rows that make an index choose its kernels for batches
 _LOOK_SECONDS = 1.0  # between looks of a reader process for its parent and for new collections
 _SOCKET = "writer.sock"
 _WRITES = ("Upsert", "Delete")
 _COLLECTION_METHODS = collections_pb2.DESCRIPTOR.services_by_name["CollectionService"].methods_by_name
+_DOCUMENT_METHODS = documents_pb2.DESCRIPTOR.services_by_name["DocumentService"].methods_by_name
 _STREAMS = 4  # times `max_pending`
 _LAST_BYTES = 1.0  # seconds for answers that are already computed to leave the machine
 
@@ -208,9 +213,15 @@ class Server:
             SearchHandlers(self._catalog, self._config, self._queues).generic_handler(calls),
             PointHandlers(self._catalog, self._config, self._queues).generic_handler(calls),
             CollectionHandlers(self._catalog, self._config, self._queues, self._announce).generic_handler(calls),
+            HashHandlers(self._config, self._queues).generic_handler(calls),
+            DocumentHandlers(self._catalog, self._config, self._queues).generic_handler(calls),
         )
         if self._writer is not None:  # for a method of several handlers, the first one is called
-            forwarded = ((POINT_SERVICE, _WRITES), (COLLECTION_SERVICE, tuple(_COLLECTION_METHODS)))
+            forwarded = (
+                (POINT_SERVICE, _WRITES),
+                (COLLECTION_SERVICE, tuple(_COLLECTION_METHODS)),
+                (DOCUMENT_SERVICE, tuple(_DOCUMENT_METHODS)),  # one process has them in memory
+            )
             server.add_generic_rpc_handlers(
                 tuple(forwarding_handler(service, methods, self._writer) for service, methods in forwarded)
             )
@@ -303,6 +314,11 @@ class Server:
                 if (collection.metric, kinds) not in warmed:
                     warmed.add((collection.metric, kinds))
                     _warm_collection(collection, self._config.search_threads)
+        if self._database is not None and not self._database.read_only:
+            documents = self._database.documents
+            for name in documents.names():
+                if name not in documents.failed():
+                    documents.get(name).find("as a request would bring it, in more words than make a shingle")
 
 
 def _logged(kind: str, detail: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from nearhash.errors import (
     NearhashError,
     ReadOnlyError,
     ServiceError,
+    SketchMismatchError,
     StorageError,
     UnknownCollectionError,
     UnknownIdError,
@@ -37,7 +38,7 @@ PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 _Code = grpc.StatusCode
 _ARGUMENT_ERRORS = {
-    kind.__name__: kind for kind in (InvalidArgumentError, DimensionError, DtypeError, MetricError, DuplicateIdError)
+    kind.__name__: kind for kind in (InvalidArgumentError, DimensionError, DtypeError, MetricError, DuplicateIdError, SketchMismatchError)
 }
 EMBEDDED_ERRORS: dict[str, type[NearhashError]] = {
     **_ARGUMENT_ERRORS,

@@ -94,7 +94,7 @@ class ServerInfo(_message.Message):
     def __init__(self, version: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_k", "max_rows", "max_message_bytes", "max_pending", "max_effort", "max_batch", "max_ids")
+    __slots__ = ("max_k", "max_rows", "max_message_bytes", "max_pending", "max_effort", "max_batch", "max_ids", "max_texts", "max_text_bytes")
     MAX_K_FIELD_NUMBER: _ClassVar[int]
     MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,8 @@ class Limits(_message.Message):
     MAX_EFFORT_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
     MAX_IDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TEXTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
     max_k: int
     max_rows: int
     max_message_bytes: int
@@ -109,4 +111,6 @@ class Limits(_message.Message):
     max_effort: int
     max_batch: int
     max_ids: int
-    def __init__(self, max_k: _Optional[int] = ..., max_rows: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_pending: _Optional[int] = ..., max_effort: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_ids: _Optional[int] = ...) -> None: ...
+    max_texts: int
+    max_text_bytes: int
+    def __init__(self, max_k: _Optional[int] = ..., max_rows: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_pending: _Optional[int] = ..., max_effort: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_ids: _Optional[int] = ..., max_texts: _Optional[int] = ..., max_text_bytes: _Optional[int] = ...) -> None: ...

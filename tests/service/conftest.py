@@ -17,6 +17,8 @@ import nearhash as nh
 from nearhash.protos.v1 import (
     collections_pb2,
     collections_pb2_grpc,
+    documents_pb2_grpc,
+    hashes_pb2_grpc,
     points_pb2,
     points_pb2_grpc,
     search_pb2_grpc,
@@ -125,6 +127,8 @@ class Stubs(NamedTuple):
     search: search_pb2_grpc.SearchServiceStub
     points: points_pb2_grpc.PointServiceStub
     collections: collections_pb2_grpc.CollectionServiceStub
+    hashes: hashes_pb2_grpc.HashServiceStub
+    documents: documents_pb2_grpc.DocumentServiceStub
 
     def create(self, name: str, **settings: Any) -> None:
         complete = {"dim": DIM, "metric": "l2", **settings}
@@ -155,6 +159,8 @@ def serving(folder: Path, config: ServerConfig | None = None, index: nh.FlatInde
             search_pb2_grpc.SearchServiceStub(channel),
             points_pb2_grpc.PointServiceStub(channel),
             collections_pb2_grpc.CollectionServiceStub(channel),
+            hashes_pb2_grpc.HashServiceStub(channel),
+            documents_pb2_grpc.DocumentServiceStub(channel),
         )
 
 

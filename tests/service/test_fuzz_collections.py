@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearhash.protos.v1 import collections_pb2, points_pb2, search_pb2, tensor_pb2
+from nearhash.hashing import MinHash
+from nearhash.protos.v1 import collections_pb2, documents_pb2, hashes_pb2, points_pb2, search_pb2, tensor_pb2
+from nearhash.service.hash_wire import to_sketches
 from nearhash.service.points_wire import to_ids, to_labels
 from nearhash.service.wire import to_tensor
 
@@ -31,7 +33,18 @@ METHODS = {
     "/nearhash.v1.CollectionService/ListSnapshots": collections_pb2.ListSnapshotsRequest,
     "/nearhash.v1.CollectionService/RestoreCollection": collections_pb2.RestoreCollectionRequest,
     "/nearhash.v1.CollectionService/GetStats": collections_pb2.GetStatsRequest,
+    "/nearhash.v1.HashService/Sketch": hashes_pb2.SketchRequest,
+    "/nearhash.v1.HashService/Encode": hashes_pb2.EncodeRequest,
+    "/nearhash.v1.DocumentService/CreateDocuments": documents_pb2.CreateDocumentsRequest,
+    "/nearhash.v1.DocumentService/ListDocuments": documents_pb2.ListDocumentsRequest,
+    "/nearhash.v1.DocumentService/DescribeDocuments": documents_pb2.DescribeDocumentsRequest,
+    "/nearhash.v1.DocumentService/DropDocuments": documents_pb2.DropDocumentsRequest,
+    "/nearhash.v1.DocumentService/UpsertDocuments": documents_pb2.UpsertDocumentsRequest,
+    "/nearhash.v1.DocumentService/DeleteDocuments": documents_pb2.DeleteDocumentsRequest,
+    "/nearhash.v1.DocumentService/FindDuplicates": documents_pb2.FindDuplicatesRequest,
+    "/nearhash.v1.DocumentService/CheckAndAdd": documents_pb2.CheckAndAddRequest,
 }
+SKETCHES = to_sketches(MinHash(seed=1).sketch_texts(["a b c", "d e f"]))
 
 filters = st.recursive(
     st.one_of(
@@ -65,6 +78,42 @@ def tensors(draw: st.DrawFn) -> tensor_pb2.Tensor:
     return tensor_pb2.Tensor(dtype=dtype, shape=shape, data=(fill * size)[:size])
 
 
+texts = st.builds(hashes_pb2.Texts, values=st.lists(st.sampled_from([b"", b"a b c", b"\xff", b"x " * 500]), max_size=3))
+sketches = st.just(SKETCHES) | st.builds(
+    hashes_pb2.Sketches, values=tensors(), header_json=st.sampled_from(["", "{}", "[]", "{", SKETCHES.header_json])
+)
+sketch_settings = st.builds(
+    hashes_pb2.SketchSettings,
+    k=st.sampled_from([0, 1, 128, 1 << 16, 2**32 - 1]),
+    method=st.sampled_from(["", "fss", "classic", "affine32", "x"]),
+    bits=st.sampled_from([0, 1, 8, 32, 33]),
+    seed=st.sampled_from([None, 0, 2**64 - 1]),
+    ngram=st.sampled_from([0, 1, 5, 2**32 - 1]),
+    unit=st.sampled_from(["", "char", "x"]),
+)
+MESSAGES = {  # by kind
+    "CollectionSettings": st.builds(
+        collections_pb2.CollectionSettings,
+        dim=st.integers(0, 5) | st.integers(0, 2**32 - 1),
+        metric=st.sampled_from(["", "l2", "x"]),
+        labels=st.lists(st.sampled_from(["a", "b", ""]), max_size=2),
+        index=st.sampled_from(["", "auto", "flat", "graph", "x"]),
+        index_options_json=st.sampled_from(["", "{}", "[]", "{", '{"degree": "x"}', '{"degree": -1}']),
+        seal_at=st.integers(0, 10) | st.integers(0, 2**32 - 1),
+    ),
+    "DocumentSettings": st.builds(
+        documents_pb2.DocumentSettings,
+        threshold=st.sampled_from([0.5, 1.0]) | st.floats(),
+        sketches=sketch_settings,
+        bands=st.sampled_from([0, 0, 1, 8, 2**32 - 1]),
+        rows=st.sampled_from([0, 0, 1, 8, 2**32 - 1]),
+    ),
+    "SketchSettings": sketch_settings,
+    "Documents": st.builds(documents_pb2.Documents, texts=texts)
+    | st.builds(documents_pb2.Documents, sketches=sketches),
+    "Sets": st.builds(hashes_pb2.Sets, indptr=tensors(), tokens=tensors()),
+    "Texts": texts,
+}
 VALUES = {
     "collection": names,
     "name": names,
@@ -83,17 +132,13 @@ VALUES = {
     "request_id": st.text(max_size=3) | st.just("x" * 200),
     "cursor": st.sampled_from(["", "1", '"a"', "null", "[", "-1", "1e999"]),
     "page_size": st.integers(0, 3) | st.integers(0, 2**32 - 1),
-    "settings": st.builds(
-        collections_pb2.CollectionSettings,
-        dim=st.integers(0, 5) | st.integers(0, 2**32 - 1),
-        metric=st.sampled_from(["", "l2", "x"]),
-        labels=st.lists(st.sampled_from(["a", "b", ""]), max_size=2),
-        index=st.sampled_from(["", "auto", "flat", "graph", "x"]),
-        index_options_json=st.sampled_from(["", "{}", "[]", "{", '{"degree": "x"}', '{"degree": -1}']),
-        seal_at=st.integers(0, 10) | st.integers(0, 2**32 - 1),
-    ),
+    "threshold": st.floats(),
+    "limit": st.integers(0, 5) | st.integers(0, 2**32 - 1),
+    "bits": st.sampled_from([0, 8, 12, 256, 2**20]),
+    "seed": st.integers(0, 2**64 - 1),
 }
-KEPT = {"DropCollection", "RestoreCollection", "CreateCollection"}  # change what other requests find
+# These change what other requests find.
+KEPT = {"DropCollection", "RestoreCollection", "CreateCollection", "CreateDocuments", "DropDocuments"}
 
 
 @st.composite
@@ -102,7 +147,10 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes]:
     kind = METHODS[method]
     fields = {}
     for field in kind.DESCRIPTOR.fields:
-        if field.name in VALUES and draw(st.integers(0, 3)):
+        kind_of_field = field.message_type.name if field.message_type is not None else ""
+        if kind_of_field in MESSAGES and draw(st.integers(0, 3)):
+            fields[field.name] = draw(MESSAGES[kind_of_field])
+        elif field.name in VALUES and draw(st.integers(0, 3)):
             fields[field.name] = draw(VALUES[field.name])
         elif field.type == field.TYPE_BOOL:
             fields[field.name] = draw(st.booleans())
@@ -140,6 +188,29 @@ GOOD = [
         "/nearhash.v1.CollectionService/CreateCollection",
         collections_pb2.CreateCollectionRequest(name="d", settings=collections_pb2.CollectionSettings(dim=3)),
     ),
+    (
+        "/nearhash.v1.DocumentService/CheckAndAdd",
+        documents_pb2.CheckAndAddRequest(
+            collection="c",
+            ids=to_ids([1, "a"]),
+            documents=documents_pb2.Documents(sketches=SKETCHES),
+            threshold=0.5,
+            limit=2,
+            request_id="r",
+        ),
+    ),
+    (
+        "/nearhash.v1.DocumentService/FindDuplicates",
+        documents_pb2.FindDuplicatesRequest(
+            collection="c", documents=documents_pb2.Documents(texts=hashes_pb2.Texts(values=[b"a b c"]))
+        ),
+    ),
+    (
+        "/nearhash.v1.HashService/Sketch",
+        hashes_pb2.SketchRequest(
+            sets=hashes_pb2.Sets(indptr=to_tensor([0, 2, 3], ""), tokens=to_tensor(np.arange(3, dtype=np.uint64), ""))
+        ),
+    ),
 ]
 
 
@@ -166,6 +237,7 @@ def attacked(tmp_path_factory, serve_folder):
     with serve_folder(tmp_path_factory.mktemp("database")) as stubs:
         stubs.create("c", dim=DIM, labels=["year"])
         stubs.upsert("c", [1, 2, "a"], np.eye(3, DIM, dtype=np.float32), payloads=[b'{"a": 1}', b"", b"{}"])
+        stubs.database.documents.create("c", False, {"threshold": 0.7}).upsert([1], ["a b c"])
         yield stubs
 
 
@@ -202,5 +274,6 @@ def test_the_server_is_alive_and_its_files_are_where_they_belong(attacked):
     attacked.create("alive", dim=DIM)
     attacked.upsert("alive", ["z"], np.ones((1, DIM), np.float32))
     assert len(attacked.database.get("alive")) == 1
-    assert {path.name for path in attacked.database.root.iterdir()} <= {"collections", "snapshots"}
+    assert {path.name for path in attacked.database.root.iterdir()} <= {"collections", "documents", "snapshots"}
     assert attacked.database.get("c").state == "ok"
+    assert attacked.database.documents.get("c").state == "ok"

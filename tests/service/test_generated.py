@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2
 
-from nearhash.protos.v1 import collections_pb2, points_pb2, search_pb2, tensor_pb2
+from nearhash.protos.v1 import collections_pb2, documents_pb2, hashes_pb2, points_pb2, search_pb2, tensor_pb2
 
 protoc = pytest.importorskip("grpc_tools.protoc")
 
@@ -15,6 +15,8 @@ MODULES = {
     f"nearhash/protos/v1/{name}.proto": module
     for name, module in (
         ("collections", collections_pb2),
+        ("documents", documents_pb2),
+        ("hashes", hashes_pb2),
         ("points", points_pb2),
         ("search", search_pb2),
         ("tensor", tensor_pb2),

@@ -19,6 +19,9 @@ from nearhash.errors import InvalidArgumentError, ServiceError
 from nearhash.protos.v1 import (
     collections_pb2,
     collections_pb2_grpc,
+    documents_pb2,
+    documents_pb2_grpc,
+    hashes_pb2,
     points_pb2,
     points_pb2_grpc,
     search_pb2,
@@ -41,6 +44,7 @@ class Caller(NamedTuple):
     search: search_pb2_grpc.SearchServiceStub
     points: points_pb2_grpc.PointServiceStub
     collections: collections_pb2_grpc.CollectionServiceStub
+    documents: documents_pb2_grpc.DocumentServiceStub
     key: tuple[tuple[str, str], ...]
 
     def call(self, method, request):
@@ -64,6 +68,7 @@ class Process(NamedTuple):
             search_pb2_grpc.SearchServiceStub(channel),
             points_pb2_grpc.PointServiceStub(channel),
             collections_pb2_grpc.CollectionServiceStub(channel),
+            documents_pb2_grpc.DocumentServiceStub(channel),
             (("authorization", f"Bearer {self.keys[role]}"),),
         )
 
@@ -151,6 +156,19 @@ def test_statuses_and_keys_are_passed_on(served, callers):
                 weak.points.Upsert(upsert, timeout=20, metadata=key)
             assert failure.value.code() is code
         assert weak.call(weak.points.Count, points_pb2.CountRequest(collection="c")).count == 90
+
+
+@linux
+def test_documents_are_the_same_for_every_process(callers):
+    settings = documents_pb2.DocumentSettings(threshold=0.7)
+    request = documents_pb2.CreateDocumentsRequest(name="texts", settings=settings, if_missing=True)
+    added = []
+    for number, caller in enumerate(callers):
+        caller.call(caller.documents.CreateDocuments, request)
+        texts = documents_pb2.Documents(texts=hashes_pb2.Texts(values=[b"one two three four five six seven"]))
+        check = documents_pb2.CheckAndAddRequest(collection="texts", ids=to_ids([number]), documents=texts)
+        added.append(caller.call(caller.documents.CheckAndAdd, check).added.data)
+    assert added == [b"\1"] + [b"\0"] * (len(callers) - 1)
 
 
 @linux

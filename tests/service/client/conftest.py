@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 import nearhash as nh
-from nearhash.protos.v1 import collections_pb2, points_pb2, search_pb2
+from nearhash.protos.v1 import collections_pb2, documents_pb2, points_pb2, search_pb2
 from nearhash.service.engine.results import Point
 from nearhash.service.points_wire import to_points
 
@@ -32,7 +32,7 @@ class Blocking:
             return lambda *args, **options: self._blocking(self._wait(value(*args, **options)))
         if name == "scroll":
             return lambda *args, **options: self._iterated(value(*args, **options))
-        if name == "collection":
+        if name in ("collection", "documents"):
             return lambda *args: self._blocking(value(*args))
         return value
 
@@ -40,7 +40,7 @@ class Blocking:
         return asyncio.run_coroutine_threadsafe(awaitable, self._loop).result(60)
 
     def _blocking(self, result: Any) -> Any:
-        return Blocking(result, self._loop) if type(result).__name__ == "AsyncRemoteCollection" else result
+        return Blocking(result, self._loop) if type(result).__name__.startswith("AsyncRemote") else result
 
     def _iterated(self, pages: Any) -> Iterator[Any]:
         async def following() -> Any:
@@ -101,14 +101,15 @@ class ScriptedServer:
             max_k=100, max_rows=100, max_message_bytes=10_000, max_batch=100, max_ids=100
         )
         info = search_pb2.GetInfoResponse(server=search_pb2.ServerInfo(limits=limits), details_json="{}")
-        self.scripts = {"GetInfo": [info], **scripts}
+        described = documents_pb2.DescribeDocumentsResponse(server=search_pb2.ServerInfo(limits=limits))
+        self.scripts = {"GetInfo": [info], "DescribeDocuments": [described], **scripts}
         self.requests: dict[str, list[Any]] = {}
         self.metadata: list[dict[str, str]] = []
         self._guard = threading.Lock()
 
     def __enter__(self) -> ScriptedServer:
         self._server = grpc.server(futures.ThreadPoolExecutor(8))
-        for module in (search_pb2, points_pb2, collections_pb2, health_pb2):
+        for module in (search_pb2, points_pb2, collections_pb2, documents_pb2, health_pb2):
             for service in module.DESCRIPTOR.services_by_name.values():
                 handlers = {method.name: self._handler(module, method) for method in service.methods}
                 self._server.add_generic_rpc_handlers(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from nearhash.protos.v1 import collections_pb2, points_pb2, search_pb2
+from nearhash.protos.v1 import collections_pb2, documents_pb2, hashes_pb2, points_pb2, search_pb2
 from nearhash.service.background import running_server
 from nearhash.service.config import Limits, ServerConfig
 from nearhash.service.engine.database import Database
@@ -31,8 +31,21 @@ ADDRESSED = {
         "RestoreCollection",
         "GetStats",
     ],
+    "DocumentService": [
+        "CreateDocuments",
+        "DescribeDocuments",
+        "DropDocuments",
+        "UpsertDocuments",
+        "DeleteDocuments",
+        "FindDuplicates",
+        "CheckAndAdd",
+    ],
 }
-SPANNING = {"CollectionService": ["ListCollections", "ListSnapshots"]}
+SPANNING = {
+    "CollectionService": ["ListCollections", "ListSnapshots"],
+    "DocumentService": ["ListDocuments"],
+    "HashService": ["Sketch", "Encode"],
+}
 
 
 class Served(NamedTuple):
@@ -54,6 +67,7 @@ def served(tmp_path_factory):
     for name in ("team-a", "secret"):
         database.create(name, dim=DIM, metric="l2").upsert([1], np.zeros((1, DIM), np.float32))
         database.snapshot(name, f"{name}-copy")
+        database.documents.create(f"{name}-texts" if name != "secret" else name, False, {"threshold": 0.7})
     with (
         running_server(None, config=config, database=database) as address,
         grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel,
@@ -71,7 +85,7 @@ def methods(of=None):
             method.server_streaming,
             id=method.name,
         )
-        for module in (search_pb2, points_pb2, collections_pb2)
+        for module in (search_pb2, points_pb2, collections_pb2, documents_pb2, hashes_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
         if of is None or method.name in of.get(service.name, ())
@@ -127,10 +141,18 @@ def test_listings_show_what_is_granted(served):
         code, data = call(served.channel, f"{service}/ListSnapshots", collections_pb2.ListSnapshotsRequest(), token)
         assert code is CODE.OK
         snapshots = [one.name for one in collections_pb2.ListSnapshotsResponse.FromString(data).snapshots]
-        return sorted(names), sorted(snapshots)
+        path, request = "/nearhash.v1.DocumentService/ListDocuments", documents_pb2.ListDocumentsRequest()
+        code, data = call(served.channel, path, request, token)
+        assert code is CODE.OK
+        documents = [one.name for one in documents_pb2.ListDocumentsResponse.FromString(data).collections]
+        return sorted(names), sorted(snapshots), sorted(documents)
 
-    assert listed(served.team) == (["team-a"], ["team-a-copy"])
-    assert listed(served.operator) == (["secret", "team-a"], ["secret-copy", "team-a-copy"])
+    assert listed(served.team) == (["team-a"], ["team-a-copy"], ["team-a-texts"])
+    assert listed(served.operator) == (
+        ["secret", "team-a"],
+        ["secret-copy", "team-a-copy"],
+        ["secret", "team-a-texts"],
+    )
 
 
 def test_a_snapshot_of_another_collection_cannot_be_restored_under_an_own_name(served):
@@ -229,6 +251,35 @@ def test_the_audit_log_has_writes_and_refusals_and_nothing_of_the_points(served)
     text = served.audit.read_text()
     for secret in ("hunter2", served.operator, served.team, served.recorded):
         assert secret not in text
+
+
+def test_the_audit_log_has_writes_of_documents_and_nothing_of_their_texts(served):
+    texts = documents_pb2.Documents(texts=hashes_pb2.Texts(values=[b"hunter3 and more words than five"]))
+    ids = points_pb2.Ids(numbers=np.array([7], "<i8").tobytes())
+    asked = {"collection": "team-a-texts", "ids": ids, "documents": texts}
+    service = "/nearhash.v1.DocumentService"
+    steps = [
+        ("CheckAndAdd", documents_pb2.CheckAndAddRequest(**asked, request_id="r-7")),
+        ("UpsertDocuments", documents_pb2.UpsertDocumentsRequest(**asked)),
+        ("FindDuplicates", documents_pb2.FindDuplicatesRequest(collection="team-a-texts", documents=texts)),
+        ("DeleteDocuments", documents_pb2.DeleteDocumentsRequest(collection="team-a-texts", ids=ids)),
+        ("CheckAndAdd", documents_pb2.CheckAndAddRequest(collection="secret", documents=texts)),
+    ]
+    before = len(served.audit.read_text().splitlines())
+    for name, message in steps:
+        call(served.channel, f"{service}/{name}", message, served.team)
+    deadline = time.monotonic() + 10
+    while len(served.audit.read_text().splitlines()) < before + 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    lines = [json.loads(line) for line in served.audit.read_text().splitlines()[before:]]
+    wanted = ("method", "collection", "code", "written", "deleted")
+    assert [tuple(line[field] for field in wanted) for line in lines] == [
+        (f"{service}/CheckAndAdd", "team-a-texts", "OK", 1, None),
+        (f"{service}/UpsertDocuments", "team-a-texts", "OK", 1, None),
+        (f"{service}/DeleteDocuments", "team-a-texts", "OK", None, 1),
+        (f"{service}/CheckAndAdd", "secret", "PERMISSION_DENIED", None, None),
+    ]
+    assert "hunter3" not in served.audit.read_text()
 
 
 def recorded_lines(path, count):
