@@ -9,9 +9,12 @@ from attention_pages import Pages
 
 from nearhash.kernels import attention, reference_attention, simd_attention
 from nearhash.kernels.attention_rows import PAGE, ROWS
+from nearhash.kernels.features import LEVEL, available_levels
 from nearhash.kernels.simd import pointer
 from nearhash.kernels.simd_attention import BLOCK
 
+# Compiling takes most of the time: under another level than the best, one type; reading all is in test_attention_rows.
+DTYPES = list(ROWS) if available_levels()[0] == LEVEL else ["float32"]
 SHAPES = [(8, 1), (64, 4), (72, 3), (80, 5), (128, 4), (256, 16)]
 
 
@@ -60,7 +63,7 @@ def test_exponentials_of_what_is_no_difference():
     assert (values[5:] == 0).all()
 
 
-@pytest.mark.parametrize("dtype", ROWS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("dim", "group"), SHAPES)
 def test_dense_is_softmax_attention(dtype, dim, group):
     rng = np.random.default_rng(dim)
@@ -69,7 +72,7 @@ def test_dense_is_softmax_attention(dtype, dim, group):
         check(dense(queries, pages, 0, count), reference_attention.attend(queries, keys, values))
 
 
-@pytest.mark.parametrize("dtype", ROWS)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_dense_of_a_range_and_of_nothing(dtype):
     rng = np.random.default_rng(1)
     queries, pages, keys, values = scene(rng, dtype, 64, 3, 600)
@@ -143,3 +146,83 @@ def test_merge_of_parts_is_the_whole():
     attention.merge(outputs[:1], lses[:1], out, lse)  # no tokens at all
     assert (out == 0).all()
     assert (lse == -np.inf).all()
+
+
+def sampled(queries, pages, positions, probabilities):
+    """Output, log-sum-exp and moments of one part."""
+    group, dim = queries.shape
+    out, lse = np.full((group, dim), np.nan, np.float32), np.full(group, np.nan, np.float32)
+    moments = np.full((group, dim + 2), np.nan, np.float32)
+    positions, probabilities = np.asarray(positions, np.int32), np.asarray(probabilities, np.float32)
+    attention.attend_tokens(pages.rows, queries, pages.addresses, positions, probabilities, out, lse, moments)
+    return out, lse, moments
+
+
+def merged(parts):
+    out, lse = np.full(parts[0][0].shape, np.nan, np.float32), np.full(len(parts[0][1]), np.nan, np.float32)
+    variance = np.full(len(lse), np.nan, np.float32)
+    attention.merge_samples(*(np.stack([part[i] for part in parts]) for i in range(3)), out, lse, variance)
+    return out, lse, variance
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dim", "group"), SHAPES)
+def test_sample_gives_the_estimates_of_horvitz_and_thompson(dtype, dim, group):
+    rng = np.random.default_rng(dim)
+    queries, pages, keys, values = scene(rng, dtype, dim, group, 2 * PAGE + 77, 3.0)
+    values += np.float32(0.5)
+    pages.write(keys, values, 0)
+    keys, values = pages.read(np.arange(len(keys)))
+    for count in (1, BLOCK, BLOCK + 1, 300):
+        positions = np.sort(rng.choice(len(keys), count, replace=False))
+        probabilities = rng.uniform(1e-3, 1.3, count).clip(max=1).astype(np.float32)
+        probabilities[: count // 3] = 1
+        found = merged([sampled(queries, pages, positions, probabilities)])
+        expected = reference_attention.attend_sample(queries, keys[positions], values[positions], probabilities)
+        check(found[:2], expected[:2], 1e-5)
+        # The variance is a difference of sums: its error is relative to these.
+        logits = queries.astype(np.float64) @ keys[positions].T
+        shares = np.exp(logits - expected[1][:, None]) / probabilities
+        spread = ((1 - probabilities) * shares**2).sum(axis=1)
+        bound = 1e-5 * spread * (values.astype(np.float64) ** 2).sum(axis=1).max() + 1e-12
+        assert (np.abs(found[2] - expected[2]) < bound).all()
+
+
+def test_sample_of_all_tokens_is_dense():
+    rng = np.random.default_rng(6)
+    queries, pages, _, _ = scene(rng, "float32", 64, 4, 300, 3.0)
+    found = merged([sampled(queries, pages, np.arange(300), np.ones(300))])
+    check(found[:2], dense(queries, pages, 0, 300))
+    assert (found[2] == 0).all()
+
+
+def test_sample_of_nothing():
+    pages = Pages("float16", 64, 300)
+    out, lse, variance = merged([sampled(np.ones((3, 64), np.float32), pages, [], [])] * 2)
+    assert (out == 0).all()
+    assert (lse == -np.inf).all()
+    assert (variance == 0).all()
+
+
+def test_parts_of_a_sample_merge_to_the_whole():
+    rng = np.random.default_rng(7)
+    queries, pages, keys, values = scene(rng, DTYPES[-1], 80, 5, 900, 3.0)
+    positions = np.sort(rng.choice(900, 500, replace=False))
+    probabilities = rng.uniform(0.01, 1, 500).astype(np.float32)
+    cuts = [0, 0, 100, 101, 500]
+    parts = [sampled(queries, pages, positions[a:b], probabilities[a:b]) for a, b in itertools.pairwise(cuts)]
+    expected = reference_attention.attend_sample(queries, keys[positions], values[positions], probabilities)
+    for found, wanted in zip(merged(parts), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
+
+
+def test_sample_with_one_winner_far_above():
+    rng = np.random.default_rng(8)
+    queries, pages, keys, values = scene(rng, "float32", 64, 2, 200)
+    keys[150] = queries[0] * 1e4
+    pages.write(keys, values, 0)
+    probabilities = np.full(200, 0.25, np.float32)
+    found = merged([sampled(queries, pages, np.arange(200), probabilities)])
+    expected = reference_attention.attend_sample(queries, keys, values, probabilities)
+    check(found[:2], expected[:2], 1e-5)
+    assert found[2][0] == pytest.approx(0, abs=1e-6)

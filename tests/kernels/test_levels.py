@@ -22,6 +22,8 @@ FILES = (
     "test_panels.py",
     "test_hadamard.py",
     "test_hamming.py",
+    "test_attention_rows.py",
+    "test_attention.py",
 )
 
 
