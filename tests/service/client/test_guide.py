@@ -8,7 +8,12 @@ import trustme
 from nearhash.service.background import running_server
 from nearhash.service.engine.database import Database
 
-GUIDE = Path(__file__).parents[3] / "docs" / "client.md"
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def blocks_of(name):
+    """The Python in a guide, block by block."""
+    return re.findall(r"^```python\n(.*?)^```$", (DOCS / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def test_the_examples_of_the_guide_run(tmp_path, monkeypatch, capsys):
@@ -18,7 +23,7 @@ def test_the_examples_of_the_guide_run(tmp_path, monkeypatch, capsys):
     authority.cert_pem.write_to_path("ca.pem")
     issued.cert_chain_pems[0].write_to_path("client.pem")
     issued.private_key_pem.write_to_path("client.key")
-    blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    blocks = blocks_of("client.md")
     assert len(blocks) == 7
     names = {}
     with Database("data") as database, running_server(None, database=database) as address:
@@ -30,3 +35,15 @@ def test_the_examples_of_the_guide_run(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "collection: no collection 'nothing'" in printed
     assert printed.endswith("65536 of 100000\n100000 of 100000\n")
+
+
+def test_the_examples_of_the_guide_to_documents_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    embedded, served = blocks_of("documents.md")
+    names = {}
+    exec(embedded, names)
+    assert names["checked"].added.tolist() == [True, True]
+    with Database("data") as database, running_server(None, database=database) as address:
+        exec(served.replace("localhost:50051", address), names)
+        names["client"].close()
+        assert database.documents.names() == []

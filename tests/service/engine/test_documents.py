@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -246,22 +247,90 @@ def test_of_equal_documents_from_many_threads_one_is_added(documents):
     assert len(documents) == 40
 
 
+def together(documents, *calls):
+    """What calls return, or raise, that are committed together, in this order."""
+    results = [None] * len(calls)
+
+    def run(number, call):
+        try:
+            results[number] = call()
+        except NearhashError as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=run, args=one) for one in enumerate(calls)]
+    with documents._commits.writing:
+        for number, thread in enumerate(threads):
+            thread.start()
+            while documents._commits.pending <= number:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_writes_that_are_committed_together_see_each_other(documents):
+    documents.upsert(["old", "kept"], [text_of(0), text_of(9)])
+    results = together(
+        documents,
+        lambda: documents.delete(["old"]),
+        lambda: documents.check_and_add(["a"], [text_of(0)]),  # "old" is gone already
+        lambda: documents.check_and_add(["b"], [text_of(0) + " more"]),  # "a" is there already
+        lambda: documents.upsert(["c"], [text_of(0)]),
+        lambda: documents.check_and_add(["d"], [text_of(0) + " more"], limit=1),  # "a" and "c" are alike: the older one
+        lambda: documents.upsert(["a", "kept"], [text_of(1), text_of(2)]),
+        lambda: documents.check_and_add(["e"], [text_of(9)]),
+        lambda: documents.delete(["c"]),
+    )
+    assert documents._store.position.sequence == 9
+    checked = [result for result in results if hasattr(result, "added")]
+    assert [bool(result.added[0]) for result in checked] == [True, False, False, True]
+    assert [[own for own, _ in listed(result.duplicates)[0]] for result in checked] == [[], ["a"], ["a"], []]
+    texts = [text_of(number) for number in (0, 1, 2, 9)]
+    expected = [[], [("a", 1.0)], [("kept", 1.0)], [("e", 1.0)]]
+    assert listed(documents.find(texts)) == expected
+    documents.close()
+    with nh.DocumentCollection(documents.path) as again:
+        assert listed(again.find(texts)) == expected
+
+
+def test_the_most_similar_of_old_and_new_come_first(documents):
+    documents.upsert(["far"], [WORDS + " one two three"])
+    results = together(
+        documents,
+        lambda: documents.upsert(["near"], [WORDS]),
+        lambda: documents.check_and_add(["x"], [WORDS], limit=2),
+    )
+    assert [own for own, _ in listed(results[1].duplicates)[0]] == ["near", "far"]
+
+
 def test_readers_never_see_half_of_a_replacement(documents):
     documents.upsert(["a"], [WORDS])
-    stop, missed = threading.Event(), []
+    stop, seen = threading.Event(), []
 
     def read():
         while not stop.is_set():
-            if listed(documents.find([WORDS])) != [[("a", 1.0)]]:
-                missed.append(1)
+            try:
+                found = listed(documents.find([WORDS]))
+            except BaseException as error:
+                seen.append(error)
+                return
+            if found != [[("a", 1.0)]]:
+                seen.append(found)
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    for _ in range(100):
-        documents.upsert(["a"], [WORDS])
-    stop.set()
-    reader.join()
-    assert not missed
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for reader in readers:
+            reader.start()
+        for _ in range(100):
+            documents.upsert(["a"], [WORDS])
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        for reader in readers:
+            reader.join()
+    assert not seen
 
 
 # --- durability ---
@@ -376,6 +445,18 @@ def test_after_a_failed_sync_nothing_is_written(tmp_path, point, there):
     assert events == [("stopped", "d")]
     with nh.DocumentCollection(tmp_path / "d") as documents:
         assert listed(documents.find([text_of(1), text_of(2)])) == [[(1, 1.0)], [(2, 1.0)] if there else []]
+
+
+def test_what_is_on_the_disk_but_not_in_the_index_stops_writes(documents, monkeypatch):
+    def failing(stage):
+        raise InvalidArgumentError("a mistake of ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("nearhash.service.engine.document_stage.Stage.publish", failing)
+        with pytest.raises(InvalidArgumentError, match="of ours"):
+            documents.upsert([1], [text_of(1)])
+    with pytest.raises(StorageError, match="writes have stopped"):
+        documents.upsert([2], [text_of(2)])
 
 
 def test_the_log_is_merged_when_it_is_long(tmp_path, monkeypatch):
