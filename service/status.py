@@ -38,7 +38,8 @@ PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 _Code = grpc.StatusCode
 _ARGUMENT_ERRORS = {
-    kind.__name__: kind for kind in (InvalidArgumentError, DimensionError, DtypeError, MetricError, DuplicateIdError, SketchMismatchError)
+    kind.__name__: kind
+    for kind in (InvalidArgumentError, DimensionError, DtypeError, MetricError, DuplicateIdError, SketchMismatchError)
 }
 EMBEDDED_ERRORS: dict[str, type[NearhashError]] = {
     **_ARGUMENT_ERRORS,
