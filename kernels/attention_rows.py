@@ -103,7 +103,7 @@ def token_scales(rows, pages, position):
 
 
 @jit_inline
-def _bfloat16(value):
+def bfloat16_bits(value):
     """float32 rounded to nearest even, as uint64 with the 16 bits at its end."""
     bits = float_bits(value)
     return (bits + _LOW + ((bits >> _S16) & _ONE)) >> _S16
@@ -127,7 +127,7 @@ def _put_overload(rows, row, address, scales, which):
     def brains(rows, row, address, scales, which):
         target = halves_at(address)
         for i in range(rows.dim):
-            target[i] = np.uint16(_bfloat16(row[i]))
+            target[i] = np.uint16(bfloat16_bits(row[i]))
 
     def bytes_(rows, row, address, scales, which):
         largest = np.float32(0.0)

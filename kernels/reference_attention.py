@@ -64,3 +64,44 @@ def int8(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     scale, inverse = np.where(usable, scale, np.float32(0)), np.where(usable, inverse, np.float32(0))
     codes: NDArray[np.float32] = np.floor(rows * inverse + np.float32(0.5))
     return codes * scale
+
+
+def lvq4(keys: NDArray[np.float32], mean: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Codes (n, d), lower (n,) and step (n,) of keys (n, d): key - mean is lower + step * code, both numbers bfloat16.
+
+    lower is rounded down and step up, so that the codes reach from the least to the greatest coordinate.
+    """
+    centred = keys - mean
+    lower = _outward(centred.min(axis=1), False)
+    with np.errstate(over="ignore"):
+        step = _outward(np.minimum((centred.max(axis=1) - lower) / np.float32(15), np.float32(3.3e38)), True)
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.where(step > 0, np.float32(1) / step, np.float32(0))
+    step, inverse = (np.where(np.isfinite(inverse), array, np.float32(0)) for array in (step, inverse))
+    codes = np.floor((centred - lower[:, None]) * inverse[:, None] + np.float32(0.5))
+    return np.minimum(codes, 15).astype(np.uint8), lower, step
+
+
+def _outward(values: NDArray[np.float32], up: bool) -> NDArray[np.float32]:
+    """The bfloat16 numbers next to `values`, not below them if `up`, else not above; finite."""
+    bits = values.view(np.uint32)
+    away = ((bits & 0xFFFF) != 0) & ((bits >> 31 == 0) == up)
+    high = (bits >> 16) + away
+    high = np.minimum(high & 0x7FFF, 0x7F7F) | (high & 0x8000)
+    return (high << 16).astype(np.uint32).view(np.float32)
+
+
+def rounded_queries(queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Queries (g, d) as int8 numbers and the scale (g,) of each, max |q| / 127."""
+    scale = (np.abs(queries).max(axis=1) / np.float32(127)).astype(np.float32)
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.where(scale > 0, np.float32(1) / scale, np.float32(0))
+    scale, inverse = (np.where(np.isfinite(inverse), array, np.float32(0)) for array in (scale, inverse))
+    return np.floor(queries * inverse[:, None] + np.float32(0.5)).astype(np.int64), scale
+
+
+def lvq4_logits(queries: NDArray[np.float32], codes: NDArray[Any], lower: NDArray[Any], step: NDArray[Any]) -> Floats:
+    """Logits (g, n) of queries rounded to int8 and coded keys, less <q, mean>."""
+    rounded, scale = rounded_queries(queries)
+    products = lower * rounded.sum(axis=1)[:, None].astype(np.float64) + step * (rounded @ codes.T.astype(np.int64))
+    return scale[:, None].astype(np.float64) * products

@@ -24,6 +24,7 @@ FILES = (
     "test_hamming.py",
     "test_attention_rows.py",
     "test_attention.py",
+    "test_attention_codes.py",
 )
 
 
