@@ -39,6 +39,7 @@ INDEXES = {"ivf": "probes", "graph": "beam"}  # and what their effort is called
 POINTS = 1000  # of an upsert
 IN_FLIGHT = (8, 16, 32)
 TIMES_CAPACITY = 10
+OVERLOAD_EFFORT = 8  # times that of the batches
 OVERLOAD_UPSERTS, OVERLOAD_POINTS = 0.05, 100
 _EFFORTS = [4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 384, 512]
 _SAMPLED = 0.1  # seconds between looks at the server's memory
@@ -271,13 +272,18 @@ def _open_facts(result: LoadResult, kind: str, rate: float) -> Document:
 
 
 def _overload(sample: Sample, address: str, pid: int, batches: Document, seconds: float) -> Document:
-    """Many times the batches that the server can answer, and writes among them."""
-    capacity = median(batches["rounds"]["grpc"]) / BATCH
+    """Many times the batches that the server can answer, and writes among them.
+
+    Batches that take long: a client beside the server on the same cores must be able to send so many more.
+    """
+    effort = {**batches["effort"], "value": OVERLOAD_EFFORT * batches["effort"]["value"]}
     timeout = 10.0
     asked = _load(
-        sample, address, batches["index"], batches["effort"], seconds, timeout=timeout, points=OVERLOAD_POINTS,
+        sample, address, batches["index"], effort, seconds, timeout=timeout, points=OVERLOAD_POINTS,
         mix={"batch": 1 - OVERLOAD_UPSERTS, "upsert": OVERLOAD_UPSERTS},
     )  # fmt: skip
+    possible = replace(asked, mix={"batch": 1.0}, in_flight=4, seconds=seconds / 2)
+    capacity = _facts(run_load(possible), "batch")["per_second"]
     with Memory(pid) as memory:
         result = run_load(at_rate(asked, TIMES_CAPACITY * capacity))
     with nh.Client(address, timeout=60) as client:
@@ -295,6 +301,7 @@ def _overload(sample: Sample, address: str, pid: int, batches: Document, seconds
     return {
         "times_capacity": TIMES_CAPACITY,
         "capacity": capacity,
+        "effort": effort,
         "sent_per_second": sent / seconds,
         "seconds": result.seconds,
         "deadline_seconds": timeout,
@@ -352,7 +359,8 @@ Durable insertions, batches of {settings["points"]:,}, each acknowledged before 
 {figure(reopen["server_seconds"])} s after the start of its process, with both collections and its kernels loaded.
 
 Overload: for {overload["seconds"]:.0f} s, {overload["times_capacity"]} times as many batches as the server can answer
-({figure(overload["sent_per_second"])} requests per second came), upserts of {OVERLOAD_POINTS} points among them,
+({figure(overload["capacity"])} per second with {overload["effort"]["name"]} {overload["effort"]["value"]}; \
+{figure(overload["sent_per_second"])} requests per second came), upserts of {OVERLOAD_POINTS} points among them,
 deadline {overload["deadline_seconds"]:g} s:
 
 {table(["requests", *errors, "p50, ms", "p99, ms"], crowd)}
