@@ -88,7 +88,8 @@ def _outward(values: NDArray[np.float32], up: bool) -> NDArray[np.float32]:
     away = ((bits & 0xFFFF) != 0) & ((bits >> 31 == 0) == up)
     high = (bits >> 16) + away
     high = np.minimum(high & 0x7FFF, 0x7F7F) | (high & 0x8000)
-    return (high << 16).astype(np.uint32).view(np.float32)
+    words: NDArray[np.uint32] = (high << 16).astype(np.uint32)
+    return words.view(np.float32)
 
 
 def rounded_queries(queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -104,4 +105,46 @@ def lvq4_logits(queries: NDArray[np.float32], codes: NDArray[Any], lower: NDArra
     """Logits (g, n) of queries rounded to int8 and coded keys, less <q, mean>."""
     rounded, scale = rounded_queries(queries)
     products = lower * rounded.sum(axis=1)[:, None].astype(np.float64) + step * (rounded @ codes.T.astype(np.int64))
-    return scale[:, None].astype(np.float64) * products
+    logits: Floats = scale[:, None].astype(np.float64) * products
+    return logits
+
+
+_MASK = 0xFFFFFFFF
+
+
+def uniforms(positions: NDArray[Any], key: int) -> NDArray[np.float32]:
+    """Numbers in (0, 1], a function of the position and a key of 64 bits: see `attention_sampling`."""
+    x = (positions.astype(np.uint64) * 0x9E3779B1 + (key & _MASK)) & _MASK
+    for rounds, word in (
+        (((16, 0x21F0AAAD), (15, 0x735A2D97), (15, 1)), key >> 32),
+        (((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)), 0),
+    ):
+        for shift, factor in rounds:
+            x = ((x ^ (x >> np.uint64(shift))) * np.uint64(factor)) & np.uint64(_MASK)
+        x ^= np.uint64(word)
+    return (x.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-32)
+
+
+def weights(logits: NDArray[Any], norms: NDArray[Any], temperature: float, floor: float) -> Floats:
+    """Sampling weights (n,) from estimated logits (g, n): mean softmax times norm, scaled to sum 1, plus floor / n."""
+    scaled = logits.astype(np.float64) / temperature
+    shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    mixed = (shares / shares.sum(axis=1, keepdims=True)).mean(axis=0) * norms
+    total = mixed.sum()
+    return mixed / total + floor / len(mixed) if total > 0 else np.full(len(mixed), 1 / len(mixed))
+
+
+def priority_sample(
+    weights: NDArray[np.float32], uniforms: NDArray[np.float32], budget: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Indices, ascending, of the `budget` greatest w / u, ties to the lower, and their inclusion probabilities.
+
+    With t the (budget + 1)-th greatest, p = min(1, w / t) (Duffield, Lund and Thorup, "Priority sampling for
+    estimation of arbitrary subset sums", J. ACM 2007). Here in terms of u / w, of which the least are taken.
+    """
+    if budget >= len(weights):
+        return np.arange(len(weights)), np.ones(len(weights), np.float32)
+    times = uniforms / weights
+    order = np.argsort(times, kind="stable")
+    chosen = np.sort(order[:budget])
+    return chosen, np.minimum(weights[chosen] * times[order[budget]], np.float32(1))

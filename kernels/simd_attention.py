@@ -429,21 +429,21 @@ def _store(builder: Any, value: Any, address: Any, at: Any) -> None:
 
 
 @intrinsic
-def exponentials(typing_context, values, count, top):
-    """Replace `count` float32, a multiple of 16, by exp(value - top), at most 1; returns their sum.
+def exponentials(typing_context, values, count, top, scale):
+    """Replace `count` float32, a multiple of 16, by exp((value - top) scale), scale >= 0; returns their sum.
 
     Values above `top` count as `top`, and so does NaN: nothing but 0 to 1 comes out.
     """
-    signature = types.float32(_float, types.int64, types.float32)
+    signature = types.float32(_float, types.int64, types.float32, types.float32)
 
     def codegen(context, builder, signature, arguments):
-        values, count, top = arguments
-        top = _splat_value(builder, top)
+        values, count, top, scale = arguments
+        top, scale = _splat_value(builder, top), _splat_value(builder, scale)
 
         def body(index, totals):
             less = builder.fsub(_load(builder, values, index, _FLOATS), top)
             less = builder.select(builder.fcmp_ordered("<", less, _splat(_FLOATS, 0.0)), less, _splat(_FLOATS, 0.0))
-            power = _exp(builder, less)
+            power = _exp(builder, builder.fmul(less, scale))
             _store(builder, power, values, index)
             return [builder.fadd(totals[0], power)]
 

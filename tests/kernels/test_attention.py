@@ -19,8 +19,8 @@ SHAPES = [(8, 1), (64, 4), (72, 3), (80, 5), (128, 4), (256, 16)]
 
 
 @numba.njit
-def powers(values, top):
-    return simd_attention.exponentials(pointer(values, 0), values.shape[0], top)
+def powers(values, top, scale):
+    return simd_attention.exponentials(pointer(values, 0), values.shape[0], top, scale)
 
 
 def scene(rng, dtype, dim, group, count, spread=1.0):
@@ -47,7 +47,7 @@ def test_exponentials_are_within_two_ulp():
     values = np.concatenate([values, np.full(-values.size % 16, -1)]).astype(np.float32)
     exact = np.exp(values.astype(np.float64))
     found = values.copy()
-    total = powers(found, np.float32(0))
+    total = powers(found, np.float32(0), np.float32(1))
     normal = exact >= 2.0**-126
     ulp = np.spacing(exact[normal].astype(np.float32)).astype(np.float64)
     assert np.abs((found[normal] - exact[normal]) / ulp).max() < 2
@@ -58,7 +58,7 @@ def test_exponentials_are_within_two_ulp():
 def test_exponentials_of_what_is_no_difference():
     values = np.full(16, -np.inf, np.float32)
     values[:5] = 3, 4, np.inf, np.nan, 2
-    assert powers(values, np.float32(3)) == pytest.approx(4 + np.exp(-1))
+    assert powers(values, np.float32(3), np.float32(0.5)) == pytest.approx(4 + np.exp(-0.5))
     assert values[:4].tolist() == [1, 1, 1, 1]
     assert (values[5:] == 0).all()
 

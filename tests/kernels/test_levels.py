@@ -25,6 +25,7 @@ FILES = (
     "test_attention_rows.py",
     "test_attention.py",
     "test_attention_codes.py",
+    "test_attention_sampling.py",
 )
 
 

@@ -1,0 +1,139 @@
+"""Priority sampling of tokens by what their codes say of them.
+
+A token has the weight ``w = mean over queries of softmax(logits / T) * |v|``, scaled to the sum 1, plus ``floor / n``,
+which keeps every probability away from 0. With u uniform in (0, 1] its priority is w / u; the `budget` greatest are
+taken, and with t the greatest of the others p = min(1, w / t) is the probability of inclusion (Duffield, Lund and
+Thorup, J. ACM 2007): sums of f / p over the sample are unbiased for sums of f. Here its inverse, the time u / w, is
+computed, and the least are taken.
+
+u is a function of the position and a key of 64 bits, ``x = position * 0x9E3779B1 + low half`` mixed by two
+rounds of shifts and multiplications (the 32-bit finalisers of Wellons' hash prospector) with the high half xored in
+between: one mix of 32 bits a token, where Philox costs more than the scan. The key of a draw comes from Philox
+(`sampling_key`), so draws of different steps, layers and heads are independent.
+"""
+
+import numpy as np
+
+from nearhash.kernels.attention_rows import PAGE
+from nearhash.kernels.jit import jit, jit_inline
+from nearhash.kernels.philox import philox
+from nearhash.kernels.select import LARGEST, keep_least
+from nearhash.kernels.simd import bits_float, count_floats, float_bits, greatest_float, greatest_key, offset, pointer
+from nearhash.kernels.simd_attention import LOWEST, exponentials, halves_at
+from nearhash.kernels.simd_attention_codes import BLOCK, append_times, arrive, mix_lines
+
+_ZERO, _ONE, _NOTHING = np.float32(0.0), np.float32(1.0), np.float32(-np.inf)
+_S32, _LOW32, _BIT = np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(1)
+
+
+@jit
+def sampling_key(seed, step, layer, head):
+    """Key of 64 bits, uint64, of a draw: integers from 0 on, step < 2^32 and head < 2^32."""
+    stream = np.uint64(layer) << _S32 | np.uint64(head)
+    low, high, _, _ = philox(np.uint64(step), stream, np.uint64(seed))
+    return high << _S32 | low
+
+
+@jit_inline
+def _around(first, last):
+    """First and last of the whole blocks of 16 that hold the range."""
+    return first - first % BLOCK, last + -last % BLOCK
+
+
+@jit_inline
+def _mask_ends(line, first, last, value):
+    """Fill what the whole blocks hold beside the range."""
+    start, stop = _around(first, last)
+    for i in range(start, first):
+        line[i] = value
+    for i in range(last, stop):
+        line[i] = value
+
+
+@jit
+def weigh(logits, code_pages, norms_at, first, last, temperature, weights):
+    """Weights, not yet scaled, of the tokens ``first <= position < last``, at least one; returns their sum.
+
+    logits (g, room) float32 are overwritten; code_pages: addresses of pages in which bfloat16 norms of the values lie
+    from byte `norms_at` on; weights (room,) float32. Columns are positions; around the range whole blocks of 16 are
+    written, with 0 outside, so room is a multiple of 16.
+    """
+    count, room = logits.shape
+    start, stop = _around(first, last)
+    factors, inverse = np.empty(count, np.float32), np.float32(1.0 / temperature)
+    for query in range(count):
+        line = pointer(logits, query * room)
+        _mask_ends(line, first, last, _NOTHING)
+        size = stop - start
+        top = min(max(greatest_float(offset(line, start), size), np.float32(LOWEST)), LARGEST)
+        total = exponentials(offset(line, start), size, top, inverse)
+        # Without a finite logit all tokens are alike.
+        factors[query] = _ONE / (np.float32(count) * total) if total > 0 else _ZERO
+    total = 0.0
+    token = start
+    while token < stop:
+        size = min(PAGE - token % PAGE, stop - token)
+        norms = halves_at(code_pages[token // PAGE] + norms_at + 2 * (token % PAGE))
+        total += mix_lines(
+            pointer(logits, token), room, count, pointer(factors, 0), norms, size, pointer(weights, token)
+        )  # fmt: skip
+        token += size
+    return total
+
+
+@jit
+def draw_times(weights, total, first, last, floor, key, times):
+    """Scale weights, whose sum is `total`, to the sum 1 plus floor / n each, and write the times u / w of all tokens.
+
+    weights and times (room,) float32 as in `weigh`; times are inf outside the range.
+    """
+    count = last - first
+    start, stop = _around(first, last)
+    factor, least = np.float32(0.0), np.float32(1.0 / count)  # all alike
+    if total > 0 and np.isfinite(total):
+        factor, least = np.float32(1.0 / total), np.float32(floor / count)
+    arrive(pointer(weights, start), start, stop - start, factor, least, key, pointer(times, start))
+    _mask_ends(pointer(times, 0), first, last, np.float32(np.inf))
+
+
+@jit
+def select(times, weights, first, last, budget, positions, probabilities):
+    """The `budget` tokens with the least times, ties to the lower position, in order; returns how many.
+
+    positions int32 and probabilities float32, both with room for min(budget, last - first).
+    """
+    if budget >= last - first:
+        for i in range(last - first):
+            positions[i], probabilities[i] = first + i, _ONE
+        return last - first
+    start, stop = _around(first, last)
+    size, want, here = stop - start, budget + 1, pointer(times, start)
+    # The sum of the weights is about 1, so fewer than t tokens are expected to have come by the time t: a first guess.
+    # From there by doubling to a bound that is late enough, and by bisection of the bits to one that is hardly later.
+    low, high = np.uint64(0), np.float32(want)
+    count = count_floats(here, size, high)
+    while count < want:
+        low = float_bits(high) + _BIT
+        high = min(high * np.float32(2.0), LARGEST)
+        count = count_floats(here, size, high)
+    bound, enough = float_bits(high), want + (want >> 2) + 16
+    while count > enough and low < bound:
+        middle = low + ((bound - low) >> _BIT)
+        found = count_floats(here, size, bits_float(middle))
+        if found >= want:
+            bound, count = middle, found
+        else:
+            low = middle + _BIT
+    keys, high, found = np.empty(count + BLOCK, np.uint64), bits_float(bound), 0
+    for i in range(0, size, BLOCK):
+        found = append_times(offset(here, i), start + i, high, pointer(keys, 0), found)
+    keep_least(pointer(keys, 0), found, want, want)
+    last_key = greatest_key(pointer(keys, 0), want)
+    threshold, taken = bits_float(last_key >> _S32), 0
+    for i in range(want):
+        if keys[i] != last_key:
+            position = np.int64(keys[i] & _LOW32)
+            positions[taken] = position
+            probabilities[taken] = min(weights[position] * threshold, _ONE)
+            taken += 1
+    return taken
