@@ -60,7 +60,9 @@ def requests(draw: random.Random) -> tuple[str, Any]:
         "PointService/Upsert": lambda: points_pb2.UpsertRequest(
             **common, ids=ids, vectors=matrix, payloads=payloads, request_id=draw.choice(["", "r1", "r2"])
         ),
-        "PointService/Delete": lambda: points_pb2.DeleteRequest(**common, ids=ids),
+        "PointService/Delete": lambda: points_pb2.DeleteRequest(
+            **common, ids=ids, request_id=draw.choice(["", "r1", "r5"])
+        ),
         "PointService/Get": lambda: points_pb2.GetRequest(**common, ids=ids, with_vectors=True, with_payloads=True),
         "PointService/Count": lambda: points_pb2.CountRequest(**common, filter_json=filter_json, window=window),
         "PointService/Scroll": lambda: points_pb2.ScrollRequest(**common, filter_json=filter_json, page_size=3),
@@ -121,7 +123,9 @@ def document_requests(draw: random.Random, name: str, ids: Any, count: int) -> d
         "DocumentService/UpsertDocuments": lambda: documents_pb2.UpsertDocumentsRequest(
             **common, ids=ids, documents=documents, request_id=draw.choice(["", "r1", "r2"])
         ),
-        "DocumentService/DeleteDocuments": lambda: documents_pb2.DeleteDocumentsRequest(**common, ids=ids),
+        "DocumentService/DeleteDocuments": lambda: documents_pb2.DeleteDocumentsRequest(
+            **common, ids=ids, request_id=draw.choice(["", "r1", "r5"])
+        ),
         "DocumentService/FindDuplicates": lambda: documents_pb2.FindDuplicatesRequest(
             **common, documents=documents, threshold=threshold, limit=draw.choice([0, 1, 2**31])
         ),

@@ -246,12 +246,12 @@ class Collection:
         self._await_room()
 
         def carry_out(transaction: Transaction) -> tuple[Written, Change | None]:
-            known = _known(transaction, request_id)
+            known = transaction.answer_of(request_id, "upsert")
             if known is not None:
                 return Written(*known), None
             first, dead = transaction.upsert(new)
             answer = Written(len(own), len(dead), transaction.position.sequence)
-            _remember(transaction, request_id, answer)
+            transaction.remember(request_id, "upsert", answer)
             return answer, Change(first, new, dead)
 
         check_request_id(request_id)
@@ -264,12 +264,12 @@ class Collection:
         check_request_id(request_id)
 
         def carry_out(transaction: Transaction) -> tuple[Deleted, Change | None]:
-            known = _known(transaction, request_id)
+            known = transaction.answer_of(request_id, "deletion")
             if known is not None:
                 return Deleted(*known), None
             dead = transaction.delete(own)
             answer = Deleted(len(dead), transaction.position.sequence)
-            _remember(transaction, request_id, answer)
+            transaction.remember(request_id, "deletion", answer)
             return answer, Change(0, None, dead)
 
         return self._submit(carry_out)
@@ -286,9 +286,11 @@ class Collection:
             with self._store.write() as transaction:
                 changes = []
                 for operation in operations:
-                    operation.answer, change = operation.carry_out(transaction)
-                    if change is not None:
-                        changes.append(change)
+                    carried_out = operation.run(transaction)
+                    if carried_out is not None:
+                        operation.answer, change = carried_out
+                        if change is not None:
+                            changes.append(change)
                 with self._publishing:
                     transaction.commit()
                     commit.durable = True
@@ -848,15 +850,6 @@ def _predicate(filter: Filter | None) -> Predicate | None:
                 raise
             raise InvalidArgumentError(f"filter: expected what JSON can hold: {error}") from error
     raise InvalidArgumentError(f"filter: expected a predicate of nearhash.where or its JSON, got {filter!r:.80}")
-
-
-def _known(transaction: Transaction, request_id: str | None) -> list[int] | None:
-    return None if request_id is None else transaction.answer_of(request_id)
-
-
-def _remember(transaction: Transaction, request_id: str | None, answer: Sequence[int]) -> None:
-    if request_id is not None:
-        transaction.remember(request_id, answer)
 
 
 def _parsed(payload: bytes | None) -> dict[str, Any] | None:

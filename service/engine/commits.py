@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from nearhash.errors import InvalidArgumentError
+
 Answer = TypeVar("Answer")
 
 
@@ -18,7 +20,7 @@ class Operation(Generic[Answer]):
     Parameters
     ----------
     carry_out
-        Makes the write part of a transaction, see `GroupCommit`'s `commit`, which calls it and sets the answer.
+        Makes the write part of a transaction. May raise InvalidArgumentError before it has changed anything.
     """
 
     def __init__(self, carry_out: Callable[[Any], Any]) -> None:
@@ -26,6 +28,14 @@ class Operation(Generic[Answer]):
         self.done = False
         self.answer: Answer | None = None
         self.error: BaseException | None = None
+
+    def run(self, transaction: Any) -> Any:
+        """What `carry_out` returns; None if it refuses, which is this operation's own affair."""
+        try:
+            return self.carry_out(transaction)
+        except InvalidArgumentError as error:
+            self.error = error
+            return None
 
 
 class GroupCommit:
@@ -70,5 +80,5 @@ class GroupCommit:
         except BaseException as raised:
             error = raised
         for operation in batch:
-            operation.error = error
+            operation.error = error or operation.error
             operation.done = True

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +29,6 @@ from nearhash.service.engine.results import Checked, Deleted, Duplicates, PointI
 from nearhash.service.engine.segments import disk_bytes
 from nearhash.service.engine.sqlite_store import sync_folder
 from nearhash.service.engine.write_state import WriteState
-
-Answer = TypeVar("Answer")
 
 MAX_LIMIT = 10_000
 _LONG_LOG = 16 << 20  # bytes at which the log is merged into the database
@@ -211,7 +209,7 @@ class DocumentCollection:
             replaced = stage.put(own, rows)
             return Written(len(own), replaced, stage.transaction.count_write())
 
-        return Written(*self._submit(carry_out, request_id))
+        return Written(*self._submit("upsert", carry_out, request_id))
 
     def delete(self, ids: Any, *, request_id: str | None = None) -> Deleted:
         """Delete documents by id; ids that are not there are ignored. Arguments and errors as for `upsert`."""
@@ -221,7 +219,7 @@ class DocumentCollection:
         def carry_out(stage: Stage) -> Deleted:
             return Deleted(stage.drop(own), stage.transaction.count_write())
 
-        return Deleted(*self._submit(carry_out, request_id))
+        return Deleted(*self._submit("deletion", carry_out, request_id))
 
     def check_and_add(
         self,
@@ -260,23 +258,21 @@ class DocumentCollection:
             verdict = stage.check(own, rows, least, limit)
             return [verdict.added.tolist(), verdict.duplicates, stage.transaction.count_write()]
 
-        added, duplicates, sequence = self._submit(carry_out, request_id)
+        added, duplicates, sequence = self._submit("check", carry_out, request_id)
         return Checked(np.array(added, np.bool_), _duplicates(duplicates), sequence)
 
-    def _submit(self, carry_out: Callable[[Stage], Answer], request_id: str | None) -> Answer:
+    def _submit(self, kind: str, carry_out: Callable[[Stage], Sequence[Any]], request_id: str | None) -> Sequence[Any]:
         check_request_id(request_id)
 
-        def once(stage: Stage) -> Answer:
-            if request_id is None:
-                return carry_out(stage)
-            known: Any = stage.transaction.answer_of(request_id)
+        def once(stage: Stage) -> Sequence[Any]:
+            known = stage.transaction.answer_of(request_id, kind)
             if known is not None:
-                return known  # type: ignore[no-any-return]
-            answer: Any = carry_out(stage)
-            stage.transaction.remember(request_id, answer)
-            return answer  # type: ignore[no-any-return]
+                return known
+            answer = carry_out(stage)
+            stage.transaction.remember(request_id, kind, answer)
+            return answer
 
-        return self._commits.submit(Operation(once))
+        return self._commits.submit(Operation[Sequence[Any]](once))
 
     def _commit(self, operations: Sequence[Operation[Any]]) -> None:
         """Carry out operations in one transaction and show them to queries."""
@@ -285,7 +281,7 @@ class DocumentCollection:
             with self._store.write() as transaction:
                 stage = Stage(transaction, self._index, self._names, self._settings, self._threads)
                 for operation in operations:
-                    operation.answer = operation.carry_out(stage)
+                    operation.answer = operation.run(stage)
                 transaction.commit()
                 commit.durable = True
             with self._publishing.write():

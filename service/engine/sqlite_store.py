@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import google_crc32c
 
-from nearhash.errors import ClosedError, CorruptCollectionError, StorageError, VersionError
+from nearhash.errors import ClosedError, CorruptCollectionError, InvalidArgumentError, StorageError, VersionError
 from nearhash.service.engine.failpoints import reach
 from nearhash.service.engine.wal import lost_commits, recovered_frames
 
@@ -343,18 +343,33 @@ class SqliteTransaction:
         self._path = store.path
         self._connection = connection
 
-    def answer_of(self, request_id: str) -> Any:
-        """What the request of this id was answered, None if it was not carried out or is forgotten."""
+    def answer_of(self, request_id: str | None, kind: str) -> list[Any] | None:
+        """What the request of this id was answered; None if it was not carried out, is forgotten, or has no id.
+
+        Raises
+        ------
+        InvalidArgumentError
+            It was a request of another kind. Nothing has been changed.
+        """
+        if request_id is None:
+            return None
         query = "SELECT answer, crc FROM requests WHERE request_id = ?"
         found = self._connection.execute(query, (request_id,)).fetchone()
         if found is None:
             return None
         check(f"{self._path}: request {request_id}", found[1], request_id, found[0])
-        return json.loads(found[0])
+        known, *answer = json.loads(found[0])
+        if known != kind:
+            raise InvalidArgumentError(
+                f"request_id: {request_id!r} is that of an earlier {known}, this one is of another kind ({kind})"
+            )
+        return answer
 
-    def remember(self, request_id: str, answer: Sequence[int]) -> None:
-        """Keep the answer of a request; the oldest are forgotten."""
-        text = json.dumps(list(answer))
+    def remember(self, request_id: str | None, kind: str, answer: Sequence[Any]) -> None:
+        """Keep the answer of a request, if it has an id; the oldest are forgotten."""
+        if request_id is None:
+            return
+        text = json.dumps([kind, *answer])
         cursor = self._connection.execute(
             "INSERT INTO requests (request_id, answer, crc) VALUES (?, ?, ?)",
             (request_id, text, checksum(request_id, text)),

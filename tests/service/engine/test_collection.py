@@ -636,6 +636,17 @@ def test_background_work_reports_its_failure_and_tries_again(tmp_path, monkeypat
     assert events[-1] == ("sealing", {"collection": "c", "rows": 20, "segment": 2})
 
 
+def test_a_request_id_is_for_one_kind_of_request(collection):
+    collection.upsert([1], vectors_of(1), request_id="a")
+    with pytest.raises(InvalidArgumentError, match="'a' is that of an earlier upsert"):
+        collection.delete([1], request_id="a")
+    collection.delete([2], request_id="b")
+    with pytest.raises(InvalidArgumentError, match="earlier deletion"):
+        collection.upsert([1], vectors_of(1), request_id="b")
+    assert len(collection) == 1
+    assert collection.state == "ok"
+
+
 def test_compaction_gives_space_back(tmp_path):
     with nh.Collection(tmp_path / "c", dim=64) as collection:
         collection.upsert(range(3000), np.random.default_rng(0).standard_normal((3000, 64)))

@@ -124,6 +124,25 @@ def test_requests_are_carried_out_once(documents, monkeypatch):
     assert documents.delete([1], request_id="c") == documents.delete([1], request_id="c") == (1, 3)
 
 
+def test_an_id_is_for_one_kind_of_request(documents):
+    documents.upsert([1], [WORDS], request_id="a")
+    documents.delete([2], request_id="b")
+    for call, message in (
+        (lambda: documents.check_and_add([1], [WORDS], request_id="a"), "'a' is that of an earlier upsert"),
+        (lambda: documents.upsert([1], [WORDS], request_id="b"), "earlier deletion"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=message):
+            call()
+    results = together(  # one that is refused harms no other of the same commit
+        documents,
+        lambda: documents.upsert([3], [text_of(3)]),
+        lambda: documents.delete([1], request_id="a"),
+        lambda: documents.upsert([4], [text_of(4)]),
+    )
+    assert isinstance(results[1], InvalidArgumentError)
+    assert len(documents) == 3
+
+
 def test_nothing_is_a_valid_batch(documents):
     assert documents.upsert([], []) == (0, 0, 1)
     assert documents.check_and_add([], []).added.shape == (0,)
