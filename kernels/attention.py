@@ -205,8 +205,8 @@ def attend_tokens(rows, queries, pages, positions, probabilities, out, lse, mome
         side = other
     _write_result(queries, sums, state, out, lse)
     for query in range(count):
-        square = np.float64(state[TOTAL, query]) ** 2
-        inverse = 1.0 / square if square > 0 else 0.0
+        total_mass = np.float64(state[TOTAL, query])
+        inverse = 1.0 / (total_mass * total_mass) if total_mass > 0 else 0.0
         for i in range(dim):
             moments[query, i] = spreads[query, i] * inverse
         moments[query, dim] = state[SPREAD, query] * inverse
@@ -262,11 +262,11 @@ def merge_samples(outputs, lses, moments, out, lse, variance):
         _shares(lses, query, shares)
         square, total = 0.0, 0.0
         for i in range(dim):
-            square += np.float64(out[query, i]) ** 2
+            square += np.float64(out[query, i]) * np.float64(out[query, i])
         for part in range(parts):
             along = 0.0
             for i in range(dim):
                 along += np.float64(out[query, i]) * np.float64(moments[part, query, i])
             spread, squares = moments[part, query, dim], moments[part, query, dim + 1]
-            total += shares[part] ** 2 * (square * spread - 2.0 * along + squares)
+            total += shares[part] * shares[part] * (square * spread - 2.0 * along + squares)
         variance[query] = max(total, 0.0)  # rounding may leave less than nothing

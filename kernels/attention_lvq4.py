@@ -33,6 +33,11 @@ def page_bytes(dim: int) -> int:
     return PAGE * (dim // 2 + 2 * NUMBERS)
 
 
+def norms_at(dim: int) -> int:
+    """Byte of a page where the norms of the values start, bfloat16."""
+    return PAGE * (dim // 2 + 2 * NORM)
+
+
 @jit_inline
 def _outward(value, up):
     """Bits of the bfloat16 next to a finite float32, not below it if `up`, else not above it; finite."""
@@ -50,7 +55,7 @@ def value_norm(value, dim):
     """Bits of the norm of `dim` floats at a pointer as bfloat16, finite."""
     total = 0.0
     for i in range(dim):
-        total += np.float64(value[i]) ** 2
+        total += np.float64(value[i]) * np.float64(value[i])
     return min(bfloat16_bits(np.float32(min(np.sqrt(total), 3.3e38))), _LARGEST)
 
 
@@ -105,17 +110,19 @@ def scan(pages, queries, first, last, logits):
     start = first - first % GROUP_TOKENS
     for token in range(start, last if last > first else start, GROUP_TOKENS):
         page, slot = pages[token // PAGE], token % PAGE
-        codes = bytes_at(page + slot * (dim // 2))
+        codes, further = bytes_at(page + slot * (dim // 2)), min(token + GROUP_TOKENS, last - 1)
+        ahead = bytes_at(pages[further // PAGE] + (further % PAGE) // GROUP_TOKENS * GROUP_TOKENS * (dim // 2))
         own = offset(halves_at(page + PAGE * dim // 2), slot)
         for query in range(0, count, GROUP):
             values, factors = pointer(rounded, query * dim), pointer(constants, query * 2)
             out = pointer(logits, query * room + token)
             if count - query >= GROUP:
-                scan_nibbles(codes, own, dim // 8, values, factors, out, room)
+                scan_nibbles(codes, ahead, own, dim // 8, values, factors, out, room)
             elif count - query == 1:
-                scan_nibbles_one(codes, own, dim // 8, values, factors, out, room)
+                scan_nibbles_one(codes, ahead, own, dim // 8, values, factors, out, room)
             else:
-                scan_nibbles(codes, own, dim // 8, values, factors, pointer(spare, 0), GROUP_TOKENS)
+                scan_nibbles(codes, ahead, own, dim // 8, values, factors, pointer(spare, 0), GROUP_TOKENS)
                 for i in range(count - query):
                     for j in range(GROUP_TOKENS):
                         out[i * room + j] = spare[i, j]
+            ahead = codes  # asked for once

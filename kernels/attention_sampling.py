@@ -137,3 +137,26 @@ def select(times, weights, first, last, budget, positions, probabilities):
             probabilities[taken] = min(weights[position] * threshold, _ONE)
             taken += 1
     return taken
+
+
+@jit
+def choose(
+    scratch, code_pages, norms_at, count, first, last, temperature, floor, key, budget, positions, probabilities
+):
+    """The tokens to read of `count`, in order: a sample of those in first <= position < last, and all others.
+
+    scratch (g + 2, room) float32: the estimated logits, and two rows for the weights and times; overwritten. positions
+    int32 and probabilities float32, with room for ``count - (last - first) + min(budget, last - first)``, which is
+    returned. floor > 0; the rest as in `weigh`, `draw_times` and `select`.
+    """
+    group, taken = scratch.shape[0] - 2, 0
+    for i in range(first):
+        positions[i], probabilities[i] = i, _ONE
+    if last > first and budget > 0:
+        weights, times = scratch[group], scratch[group + 1]
+        total = weigh(scratch[:group], code_pages, norms_at, first, last, temperature, weights)
+        draw_times(weights, total, first, last, floor, key, times)
+        taken = select(times, weights, first, last, budget, positions[first:], probabilities[first:])
+    for i in range(count - last):
+        positions[first + taken + i], probabilities[first + taken + i] = last + i, _ONE
+    return first + taken + count - last

@@ -52,11 +52,16 @@ def _wide_numbers(builder: Any, numbers: Any, plane: int, first: Any) -> Any:
     return builder.bitcast(builder.shl(raw, _splat(_SUMS, 16)), _FLOATS)
 
 
+def _prefetch_line(builder: Any, address: Any, at: Any) -> None:
+    read, keep, data = ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), [builder.gep(address, [at]), read, keep, data])
+
+
 def _scan_nibbles(queries: int, blocks: int) -> Callable[..., Any]:
     """Code generator of `scan_nibbles` and `scan_nibbles_one`: `blocks` of the group at a time."""
 
     def codegen(context, builder, signature, arguments):
-        codes, numbers, lines, values, constants, out, stride = arguments
+        codes, ahead, numbers, lines, values, constants, out, stride = arguments
         block_bytes = builder.mul(lines, ir.Constant(I64, BYTES))
 
         def several(first, _):
@@ -69,6 +74,7 @@ def _scan_nibbles(queries: int, blocks: int) -> Callable[..., Any]:
                 for block in range(blocks):
                     place = builder.add(at, builder.mul(block_bytes, ir.Constant(I64, block)))
                     packed = _load(builder, codes, place, _BYTES)
+                    _prefetch_line(builder, ahead, place)
                     pairs = builder.lshr(builder.bitcast(packed, _vector(I16, 32)), _splat(_vector(I16, 32), 4))
                     mask = _splat(_BYTES, 15)
                     halves.append((builder.and_(packed, mask), builder.and_(builder.bitcast(pairs, _BYTES), mask)))
@@ -111,22 +117,22 @@ def _scan_nibbles(queries: int, blocks: int) -> Callable[..., Any]:
 
 
 def _nibbles_signature() -> Any:
-    return types.void(_byte, _half, types.int64, _signed, _float, _float, types.int64)
+    return types.void(_byte, _byte, _half, types.int64, _signed, _float, _float, types.int64)
 
 
 @intrinsic
-def scan_nibbles(typing_context, codes, numbers, lines, values, constants, out, stride):
+def scan_nibbles(typing_context, codes, ahead, numbers, lines, values, constants, out, stride):
     """Logits of GROUP queries and GROUP_TOKENS tokens: ``lower total + step scale <k, c>`` with 4-bit codes c.
 
-    codes: blocks of `lines` cache lines, see attention_lvq4.py; numbers: bfloat16, lower and PLANE further step of each
-    token; values: k, `8 lines` int8 for each query; constants: scale and total of each query; out: logits, a row of
-    `stride` floats for each query.
+    codes: blocks of `lines` cache lines, see attention_lvq4.py; ahead: those that are wanted next; numbers: bfloat16,
+    lower and PLANE further step of each token; values: k, `8 lines` int8 for each query; constants: scale and total of
+    each query; out: logits, a row of `stride` floats for each query.
     """
     return _nibbles_signature(), _scan_nibbles(GROUP, 1)
 
 
 @intrinsic
-def scan_nibbles_one(typing_context, codes, numbers, lines, values, constants, out, stride):
+def scan_nibbles_one(typing_context, codes, ahead, numbers, lines, values, constants, out, stride):
     """As `scan_nibbles` for one query."""
     return _nibbles_signature(), _scan_nibbles(1, GROUP_TOKENS // BLOCK if LEVEL == AVX512 else 1)
 

@@ -43,6 +43,7 @@ def scan_lvq4(pages, queries, first, last, room):
 def test_lvq4_page_is_small():
     assert attention_lvq4.page_bytes(64) == 38 * PAGE
     assert attention_lvq4.page_bytes(128) == 70 * PAGE
+    assert attention_lvq4.norms_at(64) == 36 * PAGE
 
 
 @pytest.mark.parametrize(("dim", "group"), SHAPES)

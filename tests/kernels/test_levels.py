@@ -26,6 +26,7 @@ FILES = (
     "test_attention.py",
     "test_attention_codes.py",
     "test_attention_sampling.py",
+    "test_attention_priority.py",
 )
 
 
