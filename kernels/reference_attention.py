@@ -1,5 +1,6 @@
 """What the kernels of attention must compute, in NumPy: tests compare against these."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,30 @@ def lvq4_logits(queries: NDArray[np.float32], codes: NDArray[Any], lower: NDArra
     rounded, scale = rounded_queries(queries)
     products = lower * rounded.sum(axis=1)[:, None].astype(np.float64) + step * (rounded @ codes.T.astype(np.int64))
     logits: Floats = scale[:, None].astype(np.float64) * products
+    return logits
+
+
+def simhash_logits(
+    queries: NDArray[Any], query_codes: NDArray[np.uint64], codes: NDArray[np.uint64], norms: NDArray[Any]
+) -> Floats:
+    """Logits (g, n) ``|q| |k| cos(pi h / B)`` of queries (g, d) and codes (n, B / 64), h bits of which differ."""
+    differ = query_codes[:, None, :] ^ codes[None]
+    counts = np.unpackbits(np.ascontiguousarray(differ).view(np.uint8), axis=2).sum(axis=2)
+    turns = counts / (64 * codes.shape[1])
+    logits: Floats = np.linalg.norm(queries.astype(np.float64), axis=1)[:, None] * norms * np.cos(np.pi * turns)
+    return logits
+
+
+def pq4_logits(queries: NDArray[Any], bounds: NDArray[Any], codewords: NDArray[Any], codes: NDArray[Any]) -> Floats:
+    """Logits (g, n) by tables rounded to 8 bits of codes (n, m), see `attention_pq4.scan`."""
+    logits = np.zeros((len(queries), len(codes)))
+    for query, line in zip(queries.astype(np.float64), logits, strict=True):
+        products = query[:, None] * codewords
+        tables = np.array([products[a:b].sum(axis=0) for a, b in pairwise(bounds)])
+        least = tables.min(axis=1, keepdims=True)
+        step = (tables - least).max() / 255
+        rounded = np.minimum(255, np.floor((tables - least) / step + 0.5)) if step > 0 else np.zeros_like(tables)
+        line[:] = least.sum() + step * np.take_along_axis(rounded, codes.T.astype(np.int64), axis=1).sum(axis=0)
     return logits
 
 

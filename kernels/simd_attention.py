@@ -55,6 +55,12 @@ def halves_at(typing_context, address):
 
 
 @intrinsic
+def words_at(typing_context, address):
+    """Pointer to the uint64 at an address."""
+    return types.CPointer(types.uint64)(types.int64), _pointer_at(I64)
+
+
+@intrinsic
 def signed_at(typing_context, address):
     """Pointer to the int8 at an address."""
     return types.CPointer(types.int8)(types.int64), _pointer_at(I8)

@@ -1,8 +1,9 @@
 """Vector instructions that scan the codes of keys: 16 tokens side by side, one to a lane, so no sum runs across lanes.
 
-A block holds BLOCK tokens, a group GROUP_TOKENS. See attention_lvq4.py for the layout.
+A block holds BLOCK tokens, a group GROUP_TOKENS. See attention_blocks.py for the layout of codes of 4 bits.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from nearhash.kernels.features import AVX2, AVX512, LEVEL, NEON
 from nearhash.kernels.simd import BYTES, F32, I8, I16, I32, I64, _call, _load, _loop, _splat, _sum_lanes, _vector
 from nearhash.kernels.simd_attention import GROUP
 from nearhash.kernels.simd_codes import _add_products
-from nearhash.kernels.simd_tables import _store_chosen
+from nearhash.kernels.simd_tables import MANY_BLOCKS, MANY_QUERIES, ONE_BLOCKS, TABLE_LINE, _store_chosen, _sums
 
 BLOCK = 16  # tokens of a vector
 GROUP_TOKENS = 64  # tokens that a scan takes at a time
@@ -124,7 +125,7 @@ def _nibbles_signature() -> Any:
 def scan_nibbles(typing_context, codes, ahead, numbers, lines, values, constants, out, stride):
     """Logits of GROUP queries and GROUP_TOKENS tokens: ``lower total + step scale <k, c>`` with 4-bit codes c.
 
-    codes: blocks of `lines` cache lines, see attention_lvq4.py; ahead: those that are wanted next; numbers: bfloat16,
+    codes: blocks of `lines` cache lines, see attention_blocks.py; ahead: those that are wanted next; numbers: bfloat16,
     lower and PLANE further step of each token; values: k, `8 lines` int8 for each query; constants: scale and total of
     each query; out: logits, a row of `stride` floats for each query.
     """
@@ -135,6 +136,130 @@ def scan_nibbles(typing_context, codes, ahead, numbers, lines, values, constants
 def scan_nibbles_one(typing_context, codes, ahead, numbers, lines, values, constants, out, stride):
     """As `scan_nibbles` for one query."""
     return _nibbles_signature(), _scan_nibbles(1, GROUP_TOKENS // BLOCK if LEVEL == AVX512 else 1)
+
+
+# sin(pi y) on |y| <= 1/2: y times this polynomial of y^2, Taylor's, within 6e-8.
+_SINE = [(-1) ** i * math.pi ** (2 * i + 1) / math.factorial(2 * i + 1) for i in range(6)]
+
+
+def _cosine_of_turns(builder: Any, x: Any) -> Any:
+    """cos(pi x) of 16 floats from 0 to 1."""
+    y = builder.fsub(_splat(_FLOATS, 0.5), x)
+    square, total = builder.fmul(y, y), _splat(_FLOATS, _SINE[-1])
+    for coefficient in _SINE[-2::-1]:
+        total = _call(
+            builder, f"llvm.fmuladd.v{BLOCK}f32", _FLOATS, [total, square, _splat(_FLOATS, coefficient)]
+        )  # fmt: skip
+    return builder.fmul(y, total)
+
+
+def _scan_signs(queries: int) -> Callable[..., Any]:
+    """Code generator of `scan_signs` and `scan_signs_one`."""
+    eight, lanes = _vector(I64, 8), ir.Constant(_SUMS, list(range(BLOCK)))
+
+    def codegen(context, builder, signature, arguments):
+        codes, norms, words, values, lengths, out, stride = arguments
+        bits = builder.uitofp(builder.mul(words, ir.Constant(I64, 64)), F32)
+        turn = _splat_word(builder, builder.fdiv(ir.Constant(F32, 1.0), bits))
+
+        def sixteen(first, _):
+            def body(word, totals):
+                at = builder.add(first, builder.mul(word, ir.Constant(I64, PLANE)))
+                parts = [_load(builder, codes, builder.add(at, ir.Constant(I64, 8 * i)), eight) for i in range(2)]
+                results = []
+                for query in range(queries):
+                    place = builder.add(word, builder.mul(words, ir.Constant(I64, query)))
+                    value = builder.load(builder.gep(values, [place]))
+                    start = builder.insert_element(ir.Constant(eight, ir.Undefined), value, ir.Constant(I32, 0))
+                    spread = builder.shuffle_vector(start, start, _splat(_vector(I32, 8), 0))
+                    for part in parts:
+                        differ = _call(builder, "llvm.ctpop.v8i64", eight, [builder.xor(part, spread)])
+                        results.append(builder.add(totals[len(results)], differ))
+                return results
+
+            sums = _loop(builder, ir.Constant(I64, 0), words, 1, [_splat(eight, 0)] * (2 * queries), body)
+            norm = _wide_numbers(builder, norms, 0, first)
+            for query in range(queries):
+                wide = builder.shuffle_vector(*sums[2 * query : 2 * query + 2], lanes)
+                count = builder.sitofp(builder.trunc(wide, _SUMS), _FLOATS)
+                length = _splat_word(builder, builder.load(builder.gep(lengths, [ir.Constant(I64, query)])))
+                logit = builder.fmul(builder.fmul(norm, length), _cosine_of_turns(builder, builder.fmul(count, turn)))
+                at = builder.add(first, builder.mul(stride, ir.Constant(I64, query)))
+                builder.store(logit, builder.bitcast(builder.gep(out, [at]), _FLOATS.as_pointer())).align = 4
+            return []
+
+        _loop(builder, ir.Constant(I64, 0), ir.Constant(I64, GROUP_TOKENS), BLOCK, [], sixteen)
+        return context.get_dummy_value()
+
+    return codegen
+
+
+def _signs_signature() -> Any:
+    return types.void(_key, _half, types.int64, _key, _float, _float, types.int64)
+
+
+@intrinsic
+def scan_signs(typing_context, codes, norms, words, values, lengths, out, stride):
+    """Logits of GROUP queries and GROUP_TOKENS tokens: ``|q| |k| cos(pi h / B)``, h of B bits different.
+
+    codes: uint64, word w of token i at ``w PLANE + i``; norms: |k|, bfloat16; words = B / 64; values: `words` uint64
+    of each query; lengths: |q| of each; out: logits, a row of `stride` floats for each query.
+    """
+    return _signs_signature(), _scan_signs(GROUP)
+
+
+@intrinsic
+def scan_signs_one(typing_context, codes, norms, words, values, lengths, out, stride):
+    """As `scan_signs` for one query."""
+    return _signs_signature(), _scan_signs(1)
+
+
+def _scan_products(queries: int, blocks: int) -> Callable[..., Any]:
+    """Code generator of `scan_products` and `scan_products_one`: `blocks` of the group at a time."""
+
+    def codegen(context, builder, signature, arguments):
+        codes, groups, tables, constants, out, stride = arguments
+        block_bytes, table_bytes = (builder.mul(groups, ir.Constant(I64, size)) for size in (BYTES, TABLE_LINE))
+        starts = [builder.gep(tables, [builder.mul(table_bytes, ir.Constant(I64, i))]) for i in range(queries)]
+
+        def several(first, _):
+            here = builder.gep(codes, [builder.mul(builder.udiv(first, ir.Constant(I64, BLOCK)), block_bytes)])
+            sums = _sums(builder, here, block_bytes, groups, starts, blocks)
+            for query in range(queries):
+                pair = [builder.load(builder.gep(constants, [ir.Constant(I64, 2 * query + i)])) for i in (0, 1)]
+                scale, base = (_splat_word(builder, value) for value in pair)
+                for block in range(blocks):
+                    total = builder.sitofp(sums[query * blocks + block], _FLOATS)
+                    logit = _call(builder, f"llvm.fmuladd.v{BLOCK}f32", _FLOATS, [total, scale, base])
+                    at = builder.add(first, builder.mul(stride, ir.Constant(I64, query)))
+                    at = builder.add(at, ir.Constant(I64, BLOCK * block))
+                    builder.store(logit, builder.bitcast(builder.gep(out, [at]), _FLOATS.as_pointer())).align = 4
+            return []
+
+        _loop(builder, ir.Constant(I64, 0), ir.Constant(I64, GROUP_TOKENS), BLOCK * blocks, [], several)
+        return context.get_dummy_value()
+
+    return codegen
+
+
+def _products_signature() -> Any:
+    return types.void(_byte, types.int64, _byte, _float, _float, types.int64)
+
+
+@intrinsic
+def scan_products(typing_context, codes, groups, tables, constants, out, stride):
+    """Logits of MANY_QUERIES queries and GROUP_TOKENS tokens: ``base + scale * sum of look-ups`` of product codes.
+
+    codes: blocks of `groups` cache lines; tables: those of each query, see simd_tables.py; constants: scale and base of
+    each query; out: logits, a row of `stride` floats for each query.
+    """
+    return _products_signature(), _scan_products(MANY_QUERIES, MANY_BLOCKS)
+
+
+@intrinsic
+def scan_products_one(typing_context, codes, groups, tables, constants, out, stride):
+    """As `scan_products` for one query."""
+    return _products_signature(), _scan_products(1, ONE_BLOCKS)
 
 
 # --- sampling --------------------------------------------------------------------------------------------------

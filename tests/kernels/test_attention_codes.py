@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from attention_pages import aligned
 
-from nearhash.kernels import attention_lvq4, reference_attention
+from nearhash.kernels import attention_lvq4, attention_pq4, attention_simhash, reference_attention
 from nearhash.kernels.attention_rows import PAGE
 
 SHAPES = [(8, 1), (64, 4), (72, 3), (80, 5), (128, 4), (256, 16)]
@@ -106,3 +106,90 @@ def test_lvq4_of_extreme_keys_is_finite():
     assert (codes[0, ::2] == 0).all()
     for query in (np.zeros((1, 64), np.float32), np.full((1, 64), 1e-42, np.float32)):
         assert (scan_lvq4(pages, query, 0, 4, 64)[0, :4] == 0).all()
+
+
+def logits_of(scan, group, first, last, room):
+    """Logits that `scan` writes over a poisoned array; whole groups of 64 tokens, and nothing else, are written."""
+    found = np.full((group, room), np.nan, np.float32)
+    scan(first, last, found)
+    start, stop = first // 64 * 64, -(-last // 64) * 64 if last > first else first // 64 * 64
+    assert np.isnan(found[:, :start]).all()
+    assert np.isnan(found[:, max(start, stop) :]).all()
+    return found[:, first : max(first, last)]
+
+
+RANGES = [(0, 589), (16, 559), (300, 301), (64, 64), (300, 10)]
+
+
+@pytest.mark.parametrize("group", [1, 3, 4, 5, 16])
+@pytest.mark.parametrize("bits", [64, 256, 1024])
+def test_simhash_logits(bits, group):
+    rng = np.random.default_rng(bits)
+    count, dim = 2 * PAGE + 77, 40
+    keys, values = (rng.standard_normal((count, dim)).astype(np.float32) for _ in range(2))
+    values[::5] *= np.float32(1e5)
+    mean, queries = keys[3], rng.standard_normal((group, dim)).astype(np.float32)
+    codes, query_codes = (rng.integers(0, 1 << 64, (n, bits // 64), np.uint64) for n in (count, group))
+    codes[1], codes[2] = query_codes[0], ~query_codes[0]
+    pages = CodePages(attention_simhash.page_bytes(bits), count)
+    for first, last in ((0, 100), (100, count)):
+        some = slice(first, last)
+        attention_simhash.encode(pages.addresses, first, codes[some], keys[some], values[some], mean)
+    planes = np.concatenate([page[: PAGE * bits // 8].view(np.uint64).reshape(-1, PAGE) for page in pages.memory], 1)
+    np.testing.assert_array_equal(planes.T[:count], codes)
+    numbers = [numbers_of(page[PAGE * bits // 8 :].view(np.uint16)).reshape(2, PAGE) for page in pages.memory]
+    norms, value_norms = np.concatenate(numbers, axis=1)[:, :count]
+    np.testing.assert_allclose(norms, np.linalg.norm(keys - mean, axis=1), rtol=2**-8)
+    np.testing.assert_allclose(value_norms, np.linalg.norm(values, axis=1), rtol=2**-8)
+    at = attention_simhash.norms_at(bits)
+    np.testing.assert_array_equal(pages.memory[0][at:].view(np.uint16), value_norms[:PAGE].view(np.uint32) >> 16)
+
+    expected = reference_attention.simhash_logits(queries, query_codes, codes, norms.astype(np.float64))
+    for first, last in RANGES:
+        found = logits_of(
+            lambda first, last, out: attention_simhash.scan(pages.addresses, queries, query_codes, first, last, out),
+            group, first, last, 640,
+        )  # fmt: skip
+        np.testing.assert_allclose(found, expected[:, first : max(first, last)], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("group", [1, 3, 4, 5, 16])
+@pytest.mark.parametrize("subs", [8, 32, 264])
+def test_pq4_logits(subs, group):
+    rng = np.random.default_rng(subs)
+    count, dim = 2 * PAGE + 77, 2 * subs + 3
+    bounds = np.sort(rng.choice(np.arange(1, dim), subs - 1, replace=False)).astype(np.int32)
+    bounds = np.concatenate([[0], bounds, [dim]]).astype(np.int32)
+    codewords = rng.standard_normal((dim, 16)).astype(np.float32)
+    queries = rng.standard_normal((group, dim)).astype(np.float32)
+    values = rng.standard_normal((count, dim)).astype(np.float32)
+    codes = rng.integers(0, 16, (count, subs)).astype(np.uint8)
+    pages = CodePages(attention_pq4.page_bytes(subs), count)
+    for first, last in ((0, 100), (100, count)):
+        attention_pq4.encode(pages.addresses, first, codes[first:last], values[first:last])
+    for number, page in enumerate(pages.memory):
+        norms = numbers_of(page[attention_pq4.norms_at(subs) :].view(np.uint16))
+        here = values[number * PAGE : (number + 1) * PAGE]
+        np.testing.assert_allclose(norms[: len(here)], np.linalg.norm(here, axis=1), rtol=2**-8)
+
+    expected = reference_attention.pq4_logits(queries, bounds, codewords, codes)
+    # A product that lies between two steps may be rounded to either by its own error.
+    bound = 2.1 * np.abs(queries).max() * np.abs(codewords).max() * 5 / 255
+    for first, last in RANGES:
+        found = logits_of(
+            lambda first, last, out: attention_pq4.scan(pages.addresses, queries, bounds, codewords, first, last, out),
+            group, first, last, 640,
+        )  # fmt: skip
+        error = np.abs(found - expected[:, first : max(first, last)])
+        assert error.max(initial=0) < bound
+        assert np.median(error) < 1e-4 if last > first else True
+
+
+def test_pq4_of_queries_of_nothing():
+    pages = CodePages(attention_pq4.page_bytes(8), 70)
+    attention_pq4.encode(pages.addresses, 0, np.full((70, 8), 15, np.uint8), np.ones((70, 8), np.float32))
+    codewords = np.ones((8, 16), np.float32)
+    for query in (np.zeros((1, 8), np.float32), np.full((1, 8), 1e-43, np.float32)):
+        found = np.full((1, 128), np.nan, np.float32)
+        attention_pq4.scan(pages.addresses, query, np.arange(9, dtype=np.int32), codewords, 0, 70, found)
+        np.testing.assert_allclose(found, query.sum(), rtol=0.2)
