@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nearhash import hashing, where
+    from nearhash import attention, hashing, where
     from nearhash.index.dedup import deduplicate
     from nearhash.index.disk import DiskIndex
     from nearhash.index.faiss_files import read_faiss
@@ -42,6 +42,7 @@ _HOME = {
     "RangeHits": "nearhash.index.hits",
     "TLS": "nearhash.service.connection",
     "WindowIndex": "nearhash.index.window",
+    "attention": "nearhash.attention",
     "deduplicate": "nearhash.index.dedup",
     "errors": "nearhash.errors",
     "hashing": "nearhash.hashing",
@@ -49,7 +50,7 @@ _HOME = {
     "read_faiss": "nearhash.index.faiss_files",
     "where": "nearhash.where",
 }
-_MODULES = ("errors", "hashing", "where")
+_MODULES = ("attention", "errors", "hashing", "where")
 
 __all__ = [
     "TLS",
@@ -68,6 +69,7 @@ __all__ = [
     "RangeHits",
     "WindowIndex",
     "__version__",
+    "attention",
     "deduplicate",
     "errors",
     "hashing",

@@ -96,6 +96,10 @@ class CollectionExistsError(NearhashError, ValueError):
     """There is a collection, or a snapshot, of that name already."""
 
 
+class MemoryLimitError(NearhashError, MemoryError):
+    """A store of keys and values would hold more bytes than it may; nothing has changed."""
+
+
 class MissingExtraError(NearhashError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

@@ -1,0 +1,24 @@
+"""Attention retrieval: codes of the keys choose what a decoder reads of a long context."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nearhash.attention.results import Attention, merge
+    from nearhash.attention.store import KVStore
+
+_HOME = {"Attention": "results", "KVStore": "store", "merge": "results"}
+
+__all__ = ["Attention", "KVStore", "merge"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'nearhash.attention' has no attribute {name!r}")
+    value = getattr(import_module(f"nearhash.attention.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,52 @@
+"""What attention over a store gives."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Attention(NamedTuple):
+    """Attention of the queries of one step.
+
+    Attributes
+    ----------
+    output : (q_heads, d) float32
+        ``sum softmax(s)_i v_i``, or an estimate of it; zeros of no tokens.
+    lse : (q_heads,) float32
+        ``ln sum exp(s_i)``, the scale included, or an estimate of it; -inf of no tokens. With it, results of disjoint
+        sets of tokens are merged, see `merge`.
+    reads : (kv_heads,) int64
+        Tokens whose keys and values were read.
+    error : (q_heads,) float32
+        Estimated error of the output relative to its norm, by the sample's own variance; 0 where all tokens were read.
+    """
+
+    output: NDArray[np.float32]
+    lse: NDArray[np.float32]
+    reads: NDArray[np.int64]
+    error: NDArray[np.float32]
+
+
+def merge(*parts: Attention) -> Attention:
+    """Attention over the union of disjoint sets of tokens.
+
+    With m the greatest log-sum-exp of the parts, ``output = sum exp(l - m) o / sum exp(l - m)`` and
+    ``lse = m + ln sum exp(l - m)``. Errors add up in squares, each with the share of its part.
+    """
+    lses = np.stack([part.lse for part in parts]).astype(np.float64)
+    top = lses.max(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = np.where(np.isneginf(lses), 0.0, np.exp(lses - top))
+        total = shares.sum(axis=0)
+        shares = np.where(total > 0, shares / total, 0.0)
+        lse = np.where(total > 0, top + np.log(total), -np.inf)
+        output = np.einsum("pq,pqd->qd", shares, np.stack([part.output for part in parts]).astype(np.float64))
+        norms = np.stack([part.error * np.linalg.norm(part.output, axis=1) for part in parts]) * shares
+        error = np.sqrt((norms**2).sum(axis=0)) / np.linalg.norm(output, axis=1)
+    return Attention(
+        output.astype(np.float32),
+        lse.astype(np.float32),
+        np.sum([part.reads for part in parts], axis=0),
+        np.where(np.isfinite(error), error, 0.0).astype(np.float32),
+    )
