@@ -281,7 +281,7 @@ class KVStore:
         """
         number = check_count(head, "head", least=0, most=self.kv_heads - 1)
         wanted = np.asarray(positions)
-        if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
+        if wanted.ndim != 1 or (wanted.dtype.kind not in "iu" and len(wanted)):
             raise InvalidArgumentError(f"positions: expected integers of shape (m,), got {wanted.dtype} {wanted.shape}")
         with self._lock.read():
             self._check_open()
