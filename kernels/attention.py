@@ -15,9 +15,16 @@ from nearhash.kernels.jit import jit, jit_inline
 from nearhash.kernels.simd import LANES, offset, pointer
 from nearhash.kernels.simd_attention import (
     BLOCK,
+    GROUP,
+    add_group,
+    add_one,
+    score_group,
+    score_one,
+    square_rows,
+)
+from nearhash.kernels.simd_softmax import (
     FACTOR,
     FACTOR_SQUARED,
-    GROUP,
     LOWEST,
     QUERIES,
     SPREAD,
@@ -25,13 +32,8 @@ from nearhash.kernels.simd_attention import (
     STATE,
     TOP,
     TOTAL,
-    add_group,
-    add_one,
     fold_samples,
     fold_scores,
-    score_group,
-    score_one,
-    square_rows,
 )
 
 _ZERO, _ONE, _NOTHING = np.float32(0.0), np.float32(1.0), np.float32(-np.inf)

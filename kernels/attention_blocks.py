@@ -10,7 +10,7 @@ import numpy as np
 from nearhash.kernels.attention_rows import PAGE, bfloat16_bits
 from nearhash.kernels.jit import jit_inline
 from nearhash.kernels.simd import dot, float_bits
-from nearhash.kernels.simd_attention_codes import BLOCK
+from nearhash.kernels.simd_attention_codes import BLOCK, GROUP_TOKENS
 from nearhash.kernels.simd_bytes import bytes_at
 
 LINE, LINE_CODES = 64, 8
@@ -52,3 +52,11 @@ def outward(value, up):
 def norm_bits(vector, dim):
     """Bits of the norm of `dim` floats at a pointer as bfloat16, finite; 0 if its square is no normal number."""
     return min(bfloat16_bits(min(np.sqrt(dot(vector, vector, dim)), _MOST)), _LARGEST)
+
+
+@jit_inline
+def copy_logits(spare, count, out, room):
+    """Copy rows of GROUP_TOKENS logits to rows of `room`: those of the queries that are fewer than a scan takes."""
+    for query in range(count):
+        for i in range(GROUP_TOKENS):
+            out[query * room + i] = spare[query * GROUP_TOKENS + i]

@@ -10,7 +10,7 @@ each: dim / 2 + 6 bytes a token.
 
 import numpy as np
 
-from nearhash.kernels.attention_blocks import code_address, norm_bits, outward, put_codes
+from nearhash.kernels.attention_blocks import code_address, copy_logits, norm_bits, outward, put_codes
 from nearhash.kernels.attention_rows import PAGE
 from nearhash.kernels.jit import jit
 from nearhash.kernels.query_bytes import SCALE, SUM, quantise
@@ -96,7 +96,5 @@ def scan(pages, queries, first, last, logits):
                 scan_nibbles_one(codes, ahead, own, dim // 8, values, factors, out, room)
             else:
                 scan_nibbles(codes, ahead, own, dim // 8, values, factors, pointer(spare, 0), GROUP_TOKENS)
-                for i in range(count - query):
-                    for j in range(GROUP_TOKENS):
-                        out[i * room + j] = spare[i, j]
+                copy_logits(pointer(spare, 0), count - query, out, room)
             ahead = codes  # asked for once

@@ -10,7 +10,7 @@ values, bfloat16: m / 2 + 2 bytes a token, m a multiple of 8.
 
 import numpy as np
 
-from nearhash.kernels.attention_blocks import code_address, norm_bits, put_codes
+from nearhash.kernels.attention_blocks import code_address, copy_logits, norm_bits, put_codes
 from nearhash.kernels.attention_rows import PAGE
 from nearhash.kernels.jit import jit
 from nearhash.kernels.simd import greatest_float, least_float, offset, pointer
@@ -85,6 +85,4 @@ def scan(pages, queries, bounds, codewords, first, last, logits):
                 scan_products_one(codes, groups, table, factors, out, room)
             else:
                 scan_products(codes, groups, table, factors, pointer(spare, 0), GROUP_TOKENS)
-                for i in range(count - query):
-                    for j in range(GROUP_TOKENS):
-                        out[i * room + j] = spare[i, j]
+                copy_logits(pointer(spare, 0), count - query, out, room)

@@ -19,8 +19,10 @@ from nearhash.kernels.jit import jit, jit_inline
 from nearhash.kernels.philox import philox
 from nearhash.kernels.select import LARGEST, keep_least
 from nearhash.kernels.simd import bits_float, count_floats, float_bits, greatest_float, greatest_key, offset, pointer
-from nearhash.kernels.simd_attention import LOWEST, exponentials, halves_at
-from nearhash.kernels.simd_attention_codes import BLOCK, append_times, arrive, mix_lines
+from nearhash.kernels.simd_attention import halves_at
+from nearhash.kernels.simd_attention_codes import BLOCK
+from nearhash.kernels.simd_sampling import append_times, arrive, mix_lines
+from nearhash.kernels.simd_softmax import LOWEST, exponentials
 
 _ZERO, _ONE, _NOTHING = np.float32(0.0), np.float32(1.0), np.float32(-np.inf)
 _S32, _LOW32, _BIT = np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(1)

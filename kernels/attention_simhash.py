@@ -10,7 +10,7 @@ those of the values, bfloat16, PAGE each: B / 8 + 4 bytes a token.
 
 import numpy as np
 
-from nearhash.kernels.attention_blocks import norm_bits
+from nearhash.kernels.attention_blocks import copy_logits, norm_bits
 from nearhash.kernels.attention_rows import PAGE
 from nearhash.kernels.jit import jit
 from nearhash.kernels.simd import dot, offset, pointer
@@ -75,6 +75,4 @@ def scan(pages, queries, codes, first, last, logits):
                 scan_signs_one(planes, norms, words, values, factors, out, room)
             else:
                 scan_signs(planes, norms, words, values, factors, pointer(spare, 0), GROUP_TOKENS)
-                for i in range(count - query):
-                    for j in range(GROUP_TOKENS):
-                        out[i * room + j] = spare[i, j]
+                copy_logits(pointer(spare, 0), count - query, out, room)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from attention_pages import Pages
 
-from nearhash.kernels import attention, reference_attention, simd_attention
+from nearhash.kernels import attention, reference_attention, simd_softmax
 from nearhash.kernels.attention_rows import PAGE, ROWS
 from nearhash.kernels.features import LEVEL, available_levels
 from nearhash.kernels.simd import pointer
@@ -20,7 +20,7 @@ SHAPES = [(8, 1), (64, 4), (72, 3), (80, 5), (128, 4), (256, 16)]
 
 @numba.njit
 def powers(values, top, scale):
-    return simd_attention.exponentials(pointer(values, 0), values.shape[0], top, scale)
+    return simd_softmax.exponentials(pointer(values, 0), values.shape[0], top, scale)
 
 
 def scene(rng, dtype, dim, group, count, spread=1.0):
