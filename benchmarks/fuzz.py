@@ -188,6 +188,8 @@ async def fuzz(address: str, seconds: float, seed: int) -> tuple[Counter[str], l
                     codes["OK"] += 1
                 except grpc.aio.AioRpcError as error:
                     codes[error.code().name] += 1
+                    if codes[error.code().name] == 1:
+                        print(f"first {error.code().name}: {error.details()}", flush=True)
                     wrong = problem(error.code(), error.details() or "")
                     if wrong is not None:
                         problems.append(f"{method} {data.hex()[:2000]}: {wrong}")
