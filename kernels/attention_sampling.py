@@ -25,6 +25,7 @@ from nearhash.kernels.simd_sampling import append_times, arrive, mix_lines
 from nearhash.kernels.simd_softmax import LOWEST, exponentials
 
 _ZERO, _ONE, _NOTHING = np.float32(0.0), np.float32(1.0), np.float32(-np.inf)
+_NO_KEY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _S32, _LOW32, _BIT = np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(1)
 
 
@@ -102,7 +103,8 @@ def draw_times(weights, total, first, last, floor, key, times):
 def select(times, weights, first, last, budget, positions, probabilities):
     """The `budget` tokens with the least times, ties to the lower position, in order; returns how many.
 
-    positions int32 and probabilities float32, both with room for min(budget, last - first).
+    positions int32 and probabilities float32, both with room for min(budget, last - first), which is returned unless
+    there are fewer finite times: tokens without one are never taken.
     """
     if budget >= last - first:
         for i in range(last - first):
@@ -114,7 +116,7 @@ def select(times, weights, first, last, budget, positions, probabilities):
     # From there by doubling to a bound that is late enough, and by bisection of the bits to one that is hardly later.
     low, high = np.uint64(0), np.float32(want)
     count = count_floats(here, size, high)
-    while count < want:
+    while count < want and high < LARGEST:
         low = float_bits(high) + _BIT
         high = min(high * np.float32(2.0), LARGEST)
         count = count_floats(here, size, high)
@@ -129,10 +131,12 @@ def select(times, weights, first, last, budget, positions, probabilities):
     keys, high, found = np.empty(count + BLOCK, np.uint64), bits_float(bound), 0
     for i in range(0, size, BLOCK):
         found = append_times(offset(here, i), start + i, high, pointer(keys, 0), found)
-    keep_least(pointer(keys, 0), found, want, want)
-    last_key = greatest_key(pointer(keys, 0), want)
-    threshold, taken = bits_float(last_key >> _S32), 0
-    for i in range(want):
+    last_key, threshold, taken = _NO_KEY, LARGEST, 0
+    if found >= want:
+        found = keep_least(pointer(keys, 0), found, want, want)
+        last_key = greatest_key(pointer(keys, 0), want)
+        threshold = bits_float(last_key >> _S32)
+    for i in range(found):
         if keys[i] != last_key:
             position = np.int64(keys[i] & _LOW32)
             positions[taken] = position

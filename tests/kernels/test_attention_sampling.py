@@ -36,7 +36,7 @@ def draw(weights, total, first, last, floor, key, budget):
 
 
 def select(times, weights, first, last, budget):
-    room = min(budget, last - first)
+    room = min(budget, int(np.isfinite(times[first:last]).sum()) if budget < last - first else last - first)
     positions, probabilities = np.full(room + 1, -7, np.int32), np.full(room + 1, np.nan, np.float32)
     taken = attention_sampling.select(times, weights, first, last, budget, positions, probabilities)
     assert taken == room
@@ -92,6 +92,16 @@ def test_sample_is_that_of_the_reference():
             wanted, chances = reference_attention.priority_sample(own, uniforms, budget)
             np.testing.assert_array_equal(positions, wanted + first)
             np.testing.assert_array_equal(probabilities, chances)
+
+
+def test_tokens_without_a_finite_time_are_never_taken():
+    times = np.full(112, np.inf, np.float32)
+    times[[3, 50, 99]] = 7, 3e38, 0
+    times[60:80] = np.nan
+    for budget, expected in ((1, [99]), (2, [3, 99]), (3, [3, 50, 99]), (4, [3, 50, 99]), (90, [3, 50, 99])):
+        found, probabilities = select(times, np.full(112, 0.01, np.float32), 0, 100, budget)
+        assert found.tolist() == expected
+        assert (probabilities[1:] == 1).all()
 
 
 @pytest.mark.parametrize("count", [17, 1000, 3000])
