@@ -157,7 +157,7 @@ def _as_positions(values: ArrayLike, n: int) -> Positions:
 
 
 def with_always(always: Positions, chosen: Positions, log_probabilities: Doubles | None = None) -> Choice:
-    """A choice of the tokens of `always`, and `chosen`, ascending, with their probabilities, 1 by default."""
+    """A choice of the tokens of `always`, and `chosen`, in any order, with their probabilities, 1 by default."""
     positions = np.concatenate([always, chosen])
     own = np.zeros(len(chosen)) if log_probabilities is None else log_probabilities
     logs = np.concatenate([np.zeros(len(always)), own])
@@ -171,8 +171,8 @@ def group_weights(logits: NDArray[Any]) -> Doubles:
 
 
 def greatest(scores: NDArray[Any], count: int) -> NDArray[np.int64]:
-    """Indices, ascending, of the `count` greatest scores (m,), ties to the lower index."""
-    return np.sort(np.argsort(-scores, kind="stable")[:count])
+    """Indices of the `count` greatest scores (m,), ties to the lower index."""
+    return np.argsort(-scores, kind="stable")[:count]
 
 
 def normal_quantile(delta: float) -> float:

@@ -63,4 +63,4 @@ class Quest(Estimator):
         rank = np.empty(len(best), np.int64)
         rank[best] = np.arange(len(best))
         order = np.argsort(rank[rest // self.page], kind="stable")[:budget]
-        return [with_always(always, rest[np.sort(order)])]
+        return [with_always(always, rest[order])]

@@ -29,8 +29,8 @@ class Uniform(Estimator):
 
 
 def simple_sample(tokens: Positions, budget: int, key: int) -> tuple[Positions, Doubles]:
-    """A simple random sample of `tokens`, ascending, and the logarithms of the probabilities, all alike."""
+    """A simple random sample of `tokens`, in any order, and the logarithms of the probabilities, all alike."""
     if budget >= len(tokens):
         return tokens, np.zeros(len(tokens))
     order = np.argsort(uniforms(tokens, key), kind="stable")[:budget]
-    return tokens[np.sort(order)], np.full(budget, np.log(max(budget, 1) / len(tokens)))
+    return tokens[order], np.full(budget, np.log(max(budget, 1) / len(tokens)))

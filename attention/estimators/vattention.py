@@ -72,9 +72,7 @@ class VAttention(Estimator):
             sample, _ = simple_sample(tail, max(size, min(_LEAST, len(tail))), key)
             size = max(len(sample), self._enough(head, queries, np.union1d(always, top), sample, len(tail)))
         sample, logs = simple_sample(tail, size, key)
-        order = np.argsort(np.concatenate([top, sample]))
-        chosen, own = np.concatenate([top, sample]), np.concatenate([np.zeros(len(top)), logs])
-        return [with_always(always, chosen[order], own[order])]
+        return [with_always(always, np.concatenate([top, sample]), np.concatenate([np.zeros(len(top)), logs]))]
 
     def _enough(self, head: KVHead, queries: Floats, exact: Positions, sample: Positions, count: int) -> int:
         """Size of the sample that the variance of a first one asks for."""

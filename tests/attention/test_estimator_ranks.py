@@ -38,7 +38,7 @@ def test_topk_oracle():
 
 def test_hash_topk():
     head, queries = realistic()
-    estimator = make_estimator("hash_topk", bits=128, seed=4)
+    estimator = make_estimator("hash_topk", bits=104, seed=4)
     index = estimator.index(head, ALWAYS)
     keys = head.keys(np.arange(300))
     hashing = index.hashing
@@ -48,9 +48,9 @@ def test_hash_topk():
     )
     same = (bits[None, REST] == own[:, None]).sum(axis=2)  # [g, 297]
     assert np.array_equal(index.matches(queries, REST), same)
-    [got] = chosen("hash_topk", head, queries, bits=128, seed=4)
+    [got] = chosen("hash_topk", head, queries, bits=104, seed=4)
     assert np.array_equal(got, best(same.sum(axis=0)))
-    assert index.nbytes == 300 * 16
+    assert index.nbytes == 300 * 13
 
 
 @pytest.mark.parametrize("page", [1, 16, 70, 1000])

@@ -82,7 +82,13 @@ def test_the_tables_find_what_codes_in_common_say():
         assert logs == pytest.approx(np.log(chances + 1e-4))
     got = estimator.attend(head, queries, 0, always, index=index)
     assert got.reads == len(np.unique(np.concatenate([choice.positions for choice in choices])))
-    assert index.nbytes == 2 * 25 * 696 + 4 * 25 * 65 + 64
+    later = estimator.attend(head, queries, 0, [*always, *range(100, 200)], index=index)
+    expected = [*always, *range(100, 200), *np.concatenate([choice.positions for choice in choices])]
+    assert later.reads == len(np.unique(expected))
+    assert (np.diff(np.sort(expected)) == 0).any()  # some of those that are always read are in the tables, too
+    [one] = estimator.choose(head, index, queries[:1], np.arange(100, 200), np.arange(200, 699), 0, 0)
+    assert (np.diff(one.positions) > 0).all()
+    assert index.nbytes == 2 * 25 * 696 + 4 * 25 * 65 + 64  # table entries, starts, mean
 
 
 def test_bits_of_codes_are_signs_of_projections():
