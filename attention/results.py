@@ -19,7 +19,8 @@ class Attention(NamedTuple):
     reads : (kv_heads,) int64
         Tokens whose keys and values were read.
     error : (q_heads,) float32
-        Estimated error of the output relative to its norm, by the sample's own variance; 0 where all tokens were read.
+        Estimated error of the output relative to its norm, by the sample's own variance; 0 where all tokens were read,
+        NaN where nothing tells it.
     """
 
     output: NDArray[np.float32]
@@ -32,7 +33,8 @@ def merge(*parts: Attention) -> Attention:
     """Attention over the union of disjoint sets of tokens.
 
     With m the greatest log-sum-exp of the parts, ``output = sum exp(l - m) o / sum exp(l - m)`` and
-    ``lse = m + ln sum exp(l - m)``. Errors add up in squares, each with the share of its part.
+    ``lse = m + ln sum exp(l - m)``. Errors add up in squares, each with the share of its part; that of a part
+    which tells none leaves that of the union unknown.
     """
     lses = np.stack([part.lse for part in parts]).astype(np.float64)
     top = lses.max(axis=0)
@@ -43,10 +45,11 @@ def merge(*parts: Attention) -> Attention:
         lse = np.where(total > 0, top + np.log(total), -np.inf)
         output = np.einsum("pq,pqd->qd", shares, np.stack([part.output for part in parts]).astype(np.float64))
         norms = np.stack([part.error * np.linalg.norm(part.output, axis=1) for part in parts]) * shares
-        error = np.sqrt((norms**2).sum(axis=0)) / np.linalg.norm(output, axis=1)
+        distance = np.sqrt(np.where(shares > 0, norms**2, 0.0).sum(axis=0))
+        error = np.where(distance == 0, 0.0, distance / np.linalg.norm(output, axis=1))
     return Attention(
         output.astype(np.float32),
         lse.astype(np.float32),
         np.sum([part.reads for part in parts], axis=0),
-        np.where(np.isfinite(error), error, 0.0).astype(np.float32),
+        error.astype(np.float32),
     )
