@@ -186,7 +186,7 @@ def estimate(head: KVHead, queries: Floats, choices: list[Choice], samples: bool
     With weights ``e_i = exp(s_i - ln p_i)`` of the logits s, ``D = sum e_i``: ``output = sum e_i v_i / D`` and
     ``lse = ln D``, estimates by Horvitz and Thompson (J. Amer. Statist. Assoc. 1952) of numerator and denominator.
     The variance of their ratio, linearised (Särndal, Swensson and Wretman, "Model Assisted Survey Sampling" 1992,
-    eq. 5.6.10, for independent inclusion), is ``V = sum (1 - p_i) (e_i / D)^2 |v_i - output|^2`` over all dimensions.
+    section 5.6, for independent inclusion), is ``V = sum (1 - p_i) (e_i / D)^2 |v_i - output|^2`` over all dimensions.
     """
     output, lse = np.zeros(queries.shape, np.float32), np.full(len(queries), -np.inf, np.float32)
     error = np.zeros(len(queries), np.float32)

@@ -19,7 +19,7 @@ class Cache:
     """
 
     def __init__(self, dim: int, bits: int, seed: int) -> None:
-        hashing = SimHash(dim, bits, seed)
+        hashing = SimHash(dim, bits, seed, method="gaussian")
         self.codes = SignCodes(hashing, np.empty((0, bits // 8), np.uint8))
         self.positions: Positions = np.empty(0, np.int64)
         self.seen = 0
@@ -66,7 +66,7 @@ class HashEvict(Estimator):
     Parameters
     ----------
     bits, seed
-        Of SimHash; the paper has 16 to 64 bits.
+        Of SimHash; many fewer bits than dimensions will do, says the paper.
     """
 
     bits: int = 16
