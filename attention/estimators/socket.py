@@ -33,7 +33,7 @@ class Buckets(NamedTuple):
 
 @dataclass(frozen=True)
 class Socket(Estimator):
-    """SOCKET, the soft collision kernel estimator (Joshi et al. 2026, arXiv:2602.06283), in the form of its authors' code.
+    """SOCKET, the soft collision kernel estimator (Joshi et al. 2026, arXiv:2602.06283), in the form of its code.
 
     Keys have the code r of K signs of normal projections W k in each of L tables. A query q gives each code the
     probability ``softmax_r(tanh(W q).c_r / (sqrt(d) tau))``, c_r in {-1, 1}^K; the score of a token is the sum of the
