@@ -22,6 +22,7 @@ from nearhash.kernels.simd_bytes import bytes_at
 LOWER, STEP, NORM = range(3)
 NUMBERS = 3
 LEVELS = 15
+AHEAD = 4  # groups between those that are scanned and those asked for
 
 _S16 = np.uint64(16)
 _HALF, _MOST = np.float32(0.5), np.float32(3.3e38)
@@ -83,7 +84,7 @@ def scan(pages, queries, first, last, logits):
     spare = np.empty((GROUP, GROUP_TOKENS), np.float32)  # for the last queries, if they are not GROUP
     start = first - first % GROUP_TOKENS
     for token in range(start, last if last > first else start, GROUP_TOKENS):
-        further = min(token + GROUP_TOKENS, last - 1)
+        further = min(token + AHEAD * GROUP_TOKENS, last - 1)
         codes = bytes_at(code_address(pages, token, dim))
         ahead = bytes_at(code_address(pages, further - further % GROUP_TOKENS, dim))
         own = offset(halves_at(pages[token // PAGE] + PAGE * dim // 2), token % PAGE)

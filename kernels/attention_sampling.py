@@ -24,6 +24,8 @@ from nearhash.kernels.simd_attention_codes import BLOCK
 from nearhash.kernels.simd_sampling import append_times, arrive, mix_lines
 from nearhash.kernels.simd_softmax import LOWEST, exponentials
 
+CHUNK = 8 * PAGE  # tokens whose exponentials are taken while their logits are in the first-level cache
+
 _ZERO, _ONE, _NOTHING = np.float32(0.0), np.float32(1.0), np.float32(-np.inf)
 _NO_KEY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _S32, _LOW32, _BIT = np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(1)
@@ -63,23 +65,34 @@ def weigh(logits, code_pages, norms_at, first, last, temperature, weights):
     """
     count, room = logits.shape
     start, stop = _around(first, last)
-    factors, inverse = np.empty(count, np.float32), np.float32(1.0 / temperature)
+    chunks, inverse = (stop - start) // CHUNK + 2, np.float32(1.0 / temperature)
+    tops, totals = np.full(count, np.float32(LOWEST)), np.zeros(count)
+    factors = np.empty(
+        (chunks, count), np.float32
+    )  # of the exponentials of a chunk, of which each has a top of its own
     for query in range(count):
         line = pointer(logits, query * room)
         _mask_ends(line, first, last, _NOTHING)
-        size = stop - start
-        top = min(max(greatest_float(offset(line, start), size), np.float32(LOWEST)), LARGEST)
-        total = exponentials(offset(line, start), size, top, inverse)
-        # Without a finite logit all tokens are alike.
-        factors[query] = _ONE / (np.float32(count) * total) if total > 0 else _ZERO
-    total = 0.0
-    token = start
+        token, chunk = start, 0
+        while token < stop:
+            size = min(CHUNK - token % CHUNK, stop - token)
+            before = tops[query]
+            top = min(max(greatest_float(offset(line, token), size), before), LARGEST)
+            total = exponentials(offset(line, token), size, top, inverse)
+            totals[query] = totals[query] * np.exp((before - top) * inverse) + total
+            tops[query] = factors[chunk, query] = top
+            token += size
+            chunk += 1
+        for i in range(chunk):
+            # Without a finite logit all tokens are alike.
+            share = 1.0 / (count * totals[query]) if totals[query] > 0 else 0.0
+            factors[i, query] = np.exp((factors[i, query] - tops[query]) * inverse) * share
+    token, total = start, 0.0
     while token < stop:
         size = min(PAGE - token % PAGE, stop - token)
         norms = halves_at(code_pages[token // PAGE] + norms_at + 2 * (token % PAGE))
-        total += mix_lines(
-            pointer(logits, token), room, count, pointer(factors, 0), norms, size, pointer(weights, token)
-        )  # fmt: skip
+        row = pointer(factors, (token // CHUNK - start // CHUNK) * count)
+        total += mix_lines(pointer(logits, token), room, count, row, norms, size, pointer(weights, token))
         token += size
     return total
 

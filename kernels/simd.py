@@ -602,10 +602,14 @@ def _extreme(lanes: int, unsigned: bool, relation: str) -> Callable[..., Any]:
             return builder.select(compare(relation, left, right), left, right)
 
         def body(index, best):
-            return [better(_load(builder, values, index, vector_type), best[0])]
+            parts = [builder.add(index, ir.Constant(I64, lanes * part)) for part in range(len(best))]
+            return [better(_load(builder, values, at, vector_type), old) for at, old in zip(parts, best, strict=True)]
 
+        long = builder.and_(size, ir.Constant(I64, -lanes * UNROLL))
         whole = builder.and_(size, ir.Constant(I64, -lanes))
-        best = _loop(builder, ir.Constant(I64, 0), whole, lanes, [splat], body)[0]
+        several = _loop(builder, ir.Constant(I64, 0), long, lanes * UNROLL, [splat] * UNROLL, body)
+        best = better(better(several[0], several[1]), better(several[2], several[3]))
+        best = _loop(builder, long, whole, lanes, [best], body)[0]
         undefined, count = ir.Constant(vector_type, ir.Undefined), lanes
         while count > 1:
             count //= 2

@@ -54,7 +54,7 @@ def _wide_numbers(builder: Any, numbers: Any, plane: int, first: Any) -> Any:
 
 
 def _prefetch_line(builder: Any, address: Any, at: Any) -> None:
-    read, keep, data = ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)
+    read, keep, data = ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)  # into the second-level cache
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), [builder.gep(address, [at]), read, keep, data])
 
 

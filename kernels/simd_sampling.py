@@ -33,21 +33,35 @@ def mix_lines(typing_context, lines, stride, count, factors, norms, size, out):
         lines, stride, count, factors, norms, size, out = arguments
         zeros = _splat(_FLOATS, 0.0)
 
-        def body(index, totals):
-            def query(number, sums):
-                at = builder.add(index, builder.mul(number, stride))
-                factor = _splat_word(builder, builder.load(builder.gep(factors, [number])))
-                pair = [_load(builder, lines, at, _FLOATS), factor]
-                return [_call(builder, f"llvm.fmuladd.v{BLOCK}f32", _FLOATS, [*pair, sums[0]])]
+        def several(vectors):
+            def body(index, totals):
+                places = [builder.add(index, ir.Constant(I64, BLOCK * i)) for i in range(vectors)]
 
-            mixed = _loop(builder, ir.Constant(I64, 0), count, 1, [zeros], query)[0]
-            norm = _wide_numbers(builder, norms, 0, index)
-            finite = builder.fcmp_ordered("<", norm, _splat(_FLOATS, float("inf")))
-            value = builder.fmul(mixed, builder.select(finite, norm, zeros))
-            builder.store(value, builder.bitcast(builder.gep(out, [index]), _FLOATS.as_pointer())).align = 4
-            return [builder.fadd(totals[0], value)]
+                def query(number, sums):
+                    row = builder.mul(number, stride)
+                    factor = _splat_word(builder, builder.load(builder.gep(factors, [number])))
+                    results = []
+                    for place, total in zip(places, sums, strict=True):
+                        line = _load(builder, lines, builder.add(row, place), _FLOATS)
+                        results.append(_call(builder, f"llvm.fmuladd.v{BLOCK}f32", _FLOATS, [line, factor, total]))
+                    return results
 
-        return _sum_lanes(builder, _loop(builder, ir.Constant(I64, 0), size, BLOCK, [zeros], body)[0])
+                mixed = _loop(builder, ir.Constant(I64, 0), count, 1, [zeros] * vectors, query)
+                total = totals[0]
+                for place, value in zip(places, mixed, strict=True):
+                    norm = _wide_numbers(builder, norms, 0, place)
+                    finite = builder.fcmp_ordered("<", norm, _splat(_FLOATS, float("inf")))
+                    value = builder.fmul(value, builder.select(finite, norm, zeros))
+                    builder.store(value, builder.bitcast(builder.gep(out, [place]), _FLOATS.as_pointer())).align = 4
+                    total = builder.fadd(total, value)
+                return [total]
+
+            return body
+
+        # Four vectors at a time: with one, the loop over the queries takes longer than what is in it.
+        many = builder.and_(size, ir.Constant(I64, -4 * BLOCK))
+        totals = _loop(builder, ir.Constant(I64, 0), many, 4 * BLOCK, [zeros], several(4))
+        return _sum_lanes(builder, _loop(builder, many, size, BLOCK, totals, several(1))[0])
 
     return signature, codegen
 

@@ -23,6 +23,14 @@ def powers(values, top, scale):
     return simd_softmax.exponentials(pointer(values, 0), values.shape[0], top, scale)
 
 
+@numba.njit
+def fold_all(scores):
+    """Replace each row of scores by its weights."""
+    for row in range(scores.shape[0]):
+        state = np.full((simd_softmax.STATE, simd_softmax.QUERIES), simd_softmax.LOWEST, np.float32)
+        simd_softmax.fold_scores(pointer(scores, row * BLOCK), pointer(state, 0))
+
+
 def scene(rng, dtype, dim, group, count, spread=1.0):
     """Queries, pages, and keys and values as they are read back."""
     keys, values = (rng.standard_normal((count, dim)).astype(np.float32) for _ in range(2))
@@ -41,24 +49,40 @@ def check(found, expected, bound=2e-6):
         np.testing.assert_allclose(values, wanted, rtol=bound, atol=bound)
 
 
-def test_exponentials_are_within_two_ulp():
+def arguments():
+    """Numbers from -88 to 0, whole blocks of scores, each led by 0."""
     rng = np.random.default_rng(0)
-    values = np.concatenate([-np.geomspace(1e-10, 87.3, 40000), -rng.uniform(0, 88, 40000), [0, -87.33, -87.34]])
-    values = np.concatenate([values, np.full(-values.size % 16, -1)]).astype(np.float32)
+    values = np.concatenate([-np.geomspace(1e-10, 87.3, 40000), -rng.uniform(0, 88, 40000), [-87.33, -87.34]])
+    values = np.concatenate([values, np.full(-values.size % (BLOCK - 1), -1.0)]).reshape(-1, BLOCK - 1)
+    return np.concatenate([np.zeros((len(values), 1)), values], axis=1).astype(np.float32)
+
+
+def test_exponentials_of_scores_are_within_two_ulp():
+    values = arguments()
     exact = np.exp(values.astype(np.float64))
     found = values.copy()
-    total = powers(found, np.float32(0), np.float32(1))
+    fold_all(found)
     normal = exact >= 2.0**-126
     ulp = np.spacing(exact[normal].astype(np.float32)).astype(np.float64)
     assert np.abs((found[normal] - exact[normal]) / ulp).max() < 2
     assert (found[~normal] == 0).all()
-    assert total == pytest.approx(exact.sum(), rel=1e-6)
+
+
+def test_exponentials_of_weights_are_near():
+    for scale in (0.25, 1.0, 3.0):
+        found = arguments().ravel()
+        exact = np.exp(found.astype(np.float64) * scale)
+        total = powers(found, np.float32(0), np.float32(scale))
+        large = exact >= 2.0**-125
+        assert np.abs(found[large] / exact[large] - 1).max() < 2e-5
+        assert (found[exact < 2.0**-127] == 0).all()
+        assert total == pytest.approx(exact.sum(), rel=1e-5)
 
 
 def test_exponentials_of_what_is_no_difference():
     values = np.full(16, -np.inf, np.float32)
     values[:5] = 3, 4, np.inf, np.nan, 2
-    assert powers(values, np.float32(3), np.float32(0.5)) == pytest.approx(4 + np.exp(-0.5))
+    assert powers(values, np.float32(3), np.float32(0.5)) == pytest.approx(4 + np.exp(-0.5), rel=1e-5)
     assert values[:4].tolist() == [1, 1, 1, 1]
     assert (values[5:] == 0).all()
 

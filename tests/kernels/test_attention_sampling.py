@@ -48,14 +48,14 @@ def select(times, weights, first, last, budget):
 @pytest.mark.parametrize("group", [1, 3, 4, 16])
 def test_weights(group):
     rng = np.random.default_rng(group)
-    for first, last, count in ((0, 1, 1), (0, 16, 16), (3, 700, 801), (250, 260, 300), (16, 17, 40), (16, 2000, 2128)):
+    for first, last, count in ((0, 1, 1), (0, 16, 16), (3, 700, 801), (250, 260, 300), (16, 17, 40), (16, 5000, 5128)):
         logits = (rng.standard_normal((group, count)) * 4).astype(np.float32)
         norms = rng.uniform(0.5, 2, count)
         norms[:first] = np.nan
         weights, total = weigh(logits, norms, first, last, 1.5)
         norms = reference_attention.bfloat16(norms.astype(np.float32))
         expected = reference_attention.weights(logits[:, first:last], norms[first:last], 1.5, 0)
-        np.testing.assert_allclose(weights[first:last] / total, expected, rtol=1e-5, atol=1e-12)
+        np.testing.assert_allclose(weights[first:last] / total, expected, rtol=4e-5, atol=1e-12)
         assert np.nansum(weights) == pytest.approx(total, rel=1e-5)  # NaN: not written
 
 
