@@ -14,6 +14,7 @@ from nearhash.kernels.simd_attention_codes import BLOCK, GROUP_TOKENS
 from nearhash.kernels.simd_bytes import bytes_at
 
 LINE, LINE_CODES = 64, 8
+AHEAD = 4  # groups of tokens between those that are scanned and those asked for
 
 _S16, _ONE, _LOW = np.uint64(16), np.uint64(1), np.uint64(0xFFFF)
 _MOST = np.float32(3.3e38)

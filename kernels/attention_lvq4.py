@@ -10,7 +10,7 @@ each: dim / 2 + 6 bytes a token.
 
 import numpy as np
 
-from nearhash.kernels.attention_blocks import code_address, copy_logits, norm_bits, outward, put_codes
+from nearhash.kernels.attention_blocks import AHEAD, code_address, copy_logits, norm_bits, outward, put_codes
 from nearhash.kernels.attention_rows import PAGE
 from nearhash.kernels.jit import jit
 from nearhash.kernels.query_bytes import SCALE, SUM, quantise
@@ -22,7 +22,6 @@ from nearhash.kernels.simd_bytes import bytes_at
 LOWER, STEP, NORM = range(3)
 NUMBERS = 3
 LEVELS = 15
-AHEAD = 4  # groups between those that are scanned and those asked for
 
 _S16 = np.uint64(16)
 _HALF, _MOST = np.float32(0.5), np.float32(3.3e38)

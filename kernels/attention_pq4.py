@@ -10,7 +10,7 @@ values, bfloat16: m / 2 + 2 bytes a token, m a multiple of 8.
 
 import numpy as np
 
-from nearhash.kernels.attention_blocks import code_address, copy_logits, norm_bits, put_codes
+from nearhash.kernels.attention_blocks import AHEAD, code_address, copy_logits, norm_bits, put_codes
 from nearhash.kernels.attention_rows import PAGE
 from nearhash.kernels.jit import jit
 from nearhash.kernels.simd import greatest_float, least_float, offset, pointer
@@ -76,13 +76,16 @@ def scan(pages, queries, bounds, codewords, first, last, logits):
     start = first - first % GROUP_TOKENS
     for token in range(start, last if last > first else start, GROUP_TOKENS):
         codes, groups = bytes_at(code_address(pages, token, subs)), subs // GROUP
+        further = min(token + AHEAD * GROUP_TOKENS, last - 1)
+        ahead = bytes_at(code_address(pages, further - further % GROUP_TOKENS, subs))
         for query in range(0, count, MANY_QUERIES):
             table, factors = pointer(tables, query * subs * LEVELS), pointer(constants, query * 2)
             out = pointer(logits, query * room + token)
             if count - query >= MANY_QUERIES:
-                scan_products(codes, groups, table, factors, out, room)
+                scan_products(codes, ahead, groups, table, factors, out, room)
             elif count - query == 1:
-                scan_products_one(codes, groups, table, factors, out, room)
+                scan_products_one(codes, ahead, groups, table, factors, out, room)
             else:
-                scan_products(codes, groups, table, factors, pointer(spare, 0), GROUP_TOKENS)
+                scan_products(codes, ahead, groups, table, factors, pointer(spare, 0), GROUP_TOKENS)
                 copy_logits(pointer(spare, 0), count - query, out, room)
+            ahead = codes  # asked for once

@@ -66,13 +66,15 @@ def scan(pages, queries, codes, first, last, logits):
     for token in range(start, last if last > first else start, GROUP_TOKENS):
         page, slot = pages[token // PAGE], token % PAGE
         planes, norms = offset(words_at(page), slot), offset(halves_at(page + 8 * words * PAGE), slot)
+        ahead = offset(words_at(pages[min(token + PAGE, last - 1) // PAGE]), slot)
         for query in range(0, count, GROUP):
             values, factors = pointer(bits, query * words), pointer(lengths, query)
             out = pointer(logits, query * room + token)
             if count - query >= GROUP:
-                scan_signs(planes, norms, words, values, factors, out, room)
+                scan_signs(planes, ahead, norms, words, values, factors, out, room)
             elif count - query == 1:
-                scan_signs_one(planes, norms, words, values, factors, out, room)
+                scan_signs_one(planes, ahead, norms, words, values, factors, out, room)
             else:
-                scan_signs(planes, norms, words, values, factors, pointer(spare, 0), GROUP_TOKENS)
+                scan_signs(planes, ahead, norms, words, values, factors, pointer(spare, 0), GROUP_TOKENS)
                 copy_logits(pointer(spare, 0), count - query, out, room)
+            ahead = planes  # asked for once

@@ -53,9 +53,12 @@ def _wide_numbers(builder: Any, numbers: Any, plane: int, first: Any) -> Any:
     return builder.bitcast(builder.shl(raw, _splat(_SUMS, 16)), _FLOATS)
 
 
-def _prefetch_line(builder: Any, address: Any, at: Any) -> None:
-    read, keep, data = ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)  # into the second-level cache
-    _call(builder, "llvm.prefetch.p0", ir.VoidType(), [builder.gep(address, [at]), read, keep, data])
+def _prefetch_line(builder: Any, address: Any, at: Any) -> list[Any]:
+    """Ask for the line of element `at` into the second-level cache; as a body of a loop it has no values."""
+    line = builder.bitcast(builder.gep(address, [at]), I8.as_pointer())
+    read, keep, data = ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), [line, read, keep, data])
+    return []
 
 
 def _scan_nibbles(queries: int, blocks: int) -> Callable[..., Any]:
@@ -158,14 +161,17 @@ def _scan_signs(queries: int) -> Callable[..., Any]:
     eight, lanes = _vector(I64, 8), ir.Constant(_SUMS, list(range(BLOCK)))
 
     def codegen(context, builder, signature, arguments):
-        codes, norms, words, values, lengths, out, stride = arguments
+        codes, ahead, norms, words, values, lengths, out, stride = arguments
         bits = builder.uitofp(builder.mul(words, ir.Constant(I64, 64)), F32)
         turn = _splat_word(builder, builder.fdiv(ir.Constant(F32, 1.0), bits))
 
         def sixteen(first, _):
             def body(word, totals):
                 at = builder.add(first, builder.mul(word, ir.Constant(I64, PLANE)))
-                parts = [_load(builder, codes, builder.add(at, ir.Constant(I64, 8 * i)), eight) for i in range(2)]
+                places = [builder.add(at, ir.Constant(I64, 8 * i)) for i in range(2)]
+                parts = [_load(builder, codes, place, eight) for place in places]
+                for place in places:
+                    _prefetch_line(builder, ahead, place)
                 results = []
                 for query in range(queries):
                     place = builder.add(word, builder.mul(words, ir.Constant(I64, query)))
@@ -195,21 +201,22 @@ def _scan_signs(queries: int) -> Callable[..., Any]:
 
 
 def _signs_signature() -> Any:
-    return types.void(_key, _half, types.int64, _key, _float, _float, types.int64)
+    return types.void(_key, _key, _half, types.int64, _key, _float, _float, types.int64)
 
 
 @intrinsic
-def scan_signs(typing_context, codes, norms, words, values, lengths, out, stride):
+def scan_signs(typing_context, codes, ahead, norms, words, values, lengths, out, stride):
     """Logits of GROUP queries and GROUP_TOKENS tokens: ``|q| |k| cos(pi h / B)``, h of B bits different.
 
-    codes: uint64, word w of token i at ``w PLANE + i``; norms: |k|, bfloat16; words = B / 64; values: `words` uint64
-    of each query; lengths: |q| of each; out: logits, a row of `stride` floats for each query.
+    codes: uint64, word w of token i at ``w PLANE + i``; ahead: those that are wanted next; norms: |k|, bfloat16; words
+    = B / 64; values: `words` uint64 of each query; lengths: |q| of each; out: logits, a row of `stride` floats for each
+    query.
     """
     return _signs_signature(), _scan_signs(GROUP)
 
 
 @intrinsic
-def scan_signs_one(typing_context, codes, norms, words, values, lengths, out, stride):
+def scan_signs_one(typing_context, codes, ahead, norms, words, values, lengths, out, stride):
     """As `scan_signs` for one query."""
     return _signs_signature(), _scan_signs(1)
 
@@ -218,12 +225,15 @@ def _scan_products(queries: int, blocks: int) -> Callable[..., Any]:
     """Code generator of `scan_products` and `scan_products_one`: `blocks` of the group at a time."""
 
     def codegen(context, builder, signature, arguments):
-        codes, groups, tables, constants, out, stride = arguments
+        codes, ahead, groups, tables, constants, out, stride = arguments
         block_bytes, table_bytes = (builder.mul(groups, ir.Constant(I64, size)) for size in (BYTES, TABLE_LINE))
         starts = [builder.gep(tables, [builder.mul(table_bytes, ir.Constant(I64, i))]) for i in range(queries)]
 
         def several(first, _):
-            here = builder.gep(codes, [builder.mul(builder.udiv(first, ir.Constant(I64, BLOCK)), block_bytes)])
+            start = builder.mul(builder.udiv(first, ir.Constant(I64, BLOCK)), block_bytes)
+            stop = builder.add(start, builder.mul(block_bytes, ir.Constant(I64, blocks)))
+            _loop(builder, start, stop, BYTES, [], lambda at, _: _prefetch_line(builder, ahead, at))
+            here = builder.gep(codes, [start])
             sums = _sums(builder, here, block_bytes, groups, starts, blocks)
             for query in range(queries):
                 pair = [builder.load(builder.gep(constants, [ir.Constant(I64, 2 * query + i)])) for i in (0, 1)]
@@ -243,20 +253,20 @@ def _scan_products(queries: int, blocks: int) -> Callable[..., Any]:
 
 
 def _products_signature() -> Any:
-    return types.void(_byte, types.int64, _byte, _float, _float, types.int64)
+    return types.void(_byte, _byte, types.int64, _byte, _float, _float, types.int64)
 
 
 @intrinsic
-def scan_products(typing_context, codes, groups, tables, constants, out, stride):
+def scan_products(typing_context, codes, ahead, groups, tables, constants, out, stride):
     """Logits of MANY_QUERIES queries and GROUP_TOKENS tokens: ``base + scale * sum of look-ups`` of product codes.
 
-    codes: blocks of `groups` cache lines; tables: those of each query, see simd_tables.py; constants: scale and base of
-    each query; out: logits, a row of `stride` floats for each query.
+    codes: blocks of `groups` cache lines; ahead: those that are wanted next; tables: those of each query, see
+    simd_tables.py; constants: scale and base of each query; out: logits, a row of `stride` floats for each query.
     """
     return _products_signature(), _scan_products(MANY_QUERIES, MANY_BLOCKS)
 
 
 @intrinsic
-def scan_products_one(typing_context, codes, groups, tables, constants, out, stride):
+def scan_products_one(typing_context, codes, ahead, groups, tables, constants, out, stride):
     """As `scan_products` for one query."""
     return _products_signature(), _scan_products(1, ONE_BLOCKS)
