@@ -221,7 +221,7 @@ def test_sample_of_all_tokens_is_dense():
 
 
 def test_sample_of_nothing():
-    pages = Pages("float16", 64, 300)
+    pages = Pages("float32", 64, 300)
     out, lse, variance = merged([sampled(np.ones((3, 64), np.float32), pages, [], [])] * 2)
     assert (out == 0).all()
     assert (lse == -np.inf).all()

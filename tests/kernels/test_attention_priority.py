@@ -1,4 +1,4 @@
-"""The priority estimator from codes to output, on every instruction set (see test_levels)."""
+"""The priority estimator from codes to output."""
 
 import numpy as np
 import pytest

@@ -26,7 +26,6 @@ FILES = (
     "test_attention.py",
     "test_attention_codes.py",
     "test_attention_sampling.py",
-    "test_attention_priority.py",
 )
 
 
