@@ -4,12 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nearhash.attention.decoder import KVCache, register
     from nearhash.attention.results import Attention, merge
     from nearhash.attention.store import KVStore
 
-_HOME = {"Attention": "results", "KVStore": "store", "merge": "results"}
+_HOME = {"Attention": "results", "KVCache": "decoder", "KVStore": "store", "merge": "results", "register": "decoder"}
 
-__all__ = ["Attention", "KVStore", "merge"]
+__all__ = ["Attention", "KVCache", "KVStore", "merge", "register"]
 
 
 def __getattr__(name: str) -> Any:

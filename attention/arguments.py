@@ -84,7 +84,7 @@ def check_reading(
         _number(options.get("temperature", 1.0), "temperature", 0.0, 1e6),
         _number(options.get("floor", 0.1), "floor", 0.0, 1e6),
         None if eps is None else _number(eps, "eps", 0.0, 1e6),
-        _number(options.get("delta", 0.1), "delta", 0.0, 1.0),
+        _number(options.get("delta", 0.1), "delta", 0.0, 0.2),
     )
 
 

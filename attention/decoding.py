@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearhash.attention.arguments import Reading
+from nearhash.attention.estimators.base import normal_quantile
 from nearhash.attention.results import Attention
 from nearhash.index.arrays import aligned_empty
 from nearhash.kernels import attention as kernels
@@ -96,7 +96,7 @@ def _sampled(store: KVStore, heads: _Heads, unit: int, reading: Reading, first: 
         with np.errstate(divide="ignore", invalid="ignore"):
             error = np.where(variance > 0, np.sqrt(variance) / norm, 0.0)
         heads.error[own] = error
-        if reading.eps is None or (error <= reading.eps * math.sqrt(reading.delta)).all():
+        if reading.eps is None or (normal_quantile(reading.delta) * error <= reading.eps).all():
             return reads
         budget *= 2
 

@@ -358,7 +358,8 @@ class SqliteTransaction:
         if found is None:
             return None
         check(f"{self._path}: request {request_id}", found[1], request_id, found[0])
-        known, *answer = json.loads(found[0])
+        stored: list[Any] = json.loads(found[0])
+        known, answer = stored[0], stored[1:]
         if known != kind:
             raise InvalidArgumentError(
                 f"request_id: {request_id!r} is that of an earlier {known}, this one is of another kind ({kind})"
