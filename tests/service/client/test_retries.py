@@ -285,10 +285,10 @@ def test_the_time_of_a_scroll_is_that_of_a_page(scripted_server, make_client, pa
 
         return step
 
-    streams = [[page_of(1), late(0.2, 2), late(0.4, 3)], [page_of(3)]]
+    streams = [[page_of(1), late(0.8, 2), late(1.6, 3)], [page_of(3)]]
     with scripted_server(Scroll=streams) as server:
-        scroll = make_client(server.address).collection("c").scroll(timeout=0.5)
-        assert [point.id for one in scroll for point in one.points] == [1, 2, 3]  # all of it takes longer than 0.5 s
+        scroll = make_client(server.address).collection("c").scroll(timeout=2.0)
+        assert [point.id for one in scroll for point in one.points] == [1, 2, 3]  # all of it takes longer than 2 s
     assert [one.cursor for one in server.requests["Scroll"]] == ["", "after 2"]
     with scripted_server(Scroll=[[late(0.6, 1)]]) as server:
         with pytest.raises(ServiceError) as failure:
