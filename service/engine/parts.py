@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from nearhash.service.engine.columns import PayloadColumns
 from numpy.typing import NDArray
 
 from nearhash.index.arrays import Growable
@@ -19,6 +18,7 @@ from nearhash.index.base import VectorIndex
 from nearhash.index.flat import FlatIndex
 from nearhash.index.points import SlotMask
 from nearhash.index.predicates import Predicate
+from nearhash.service.engine.columns import PayloadColumns
 from nearhash.service.engine.identifiers import TextTable, encoded_ids
 from nearhash.service.engine.results import PointId
 from nearhash.service.engine.settings import Settings

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from nearhash.service.engine.columns import PayloadColumns
 from numpy.typing import NDArray
 
 from nearhash.errors import CorruptIndexError
 from nearhash.index.base import VectorIndex
 from nearhash.index.load import load
 from nearhash.index.storage import read_file, refusing, take_tensor, write_file
+from nearhash.service.engine.columns import PayloadColumns
 from nearhash.service.engine.identifiers import TextTable, encoded_ids
 from nearhash.service.engine.kinds import make_index
 from nearhash.service.engine.parts import Part, add_points
