@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -34,15 +35,33 @@ class QueueFullError(Exception):
         Which limit, and what holds it.
     retry_after
         Seconds after which about half of what is pending should have finished.
+    reason
+        "queue_full" or "bytes".
     """
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    def __init__(self, message: str, retry_after: float, reason: str) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.reason = reason
 
 
 class DeadlinePassedError(Exception):
     """The caller's deadline passed while the job waited; it was not run."""
+
+
+@dataclass(slots=True)
+class Spent:
+    """Seconds that the jobs of a request have waited for a thread, and run; joined ones run as long as all of them."""
+
+    waited: float = 0.0
+    ran: float = 0.0
+
+
+current_spent: ContextVar[Spent | None] = ContextVar("current_spent", default=None)
+"""Where jobs of this task add what they spend."""
+
+Watcher = Callable[[Sequence[float], int], None]
+"""Told of what a thread has taken: seconds that each job waited, and the rows of those that may be joined, or 0."""
 
 
 class ByteBudget:
@@ -80,7 +99,7 @@ class Batchable(Generic[Argument, Result]):
 
 
 class _Job:
-    __slots__ = ("batch", "deadline", "function", "result", "size", "taken")
+    __slots__ = ("batch", "deadline", "function", "queued", "result", "size", "spent", "taken")
 
     def __init__(
         self,
@@ -96,12 +115,23 @@ class _Job:
         self.size = size
         self.batch = batch
         self.taken = False
+        self.queued = time.monotonic()
+        self.spent = current_spent.get()
 
 
 class _Outcome(NamedTuple):
     job: _Job
     result: Any
     error: BaseException | None
+
+
+class _Taken(NamedTuple):
+    """What a thread has taken at once: when, how many of the jobs it ran in how many seconds, with how many rows."""
+
+    start: float
+    jobs: int
+    seconds: float
+    rows: int
 
 
 class AdmissionQueue:
@@ -125,6 +155,11 @@ class AdmissionQueue:
         self._threads: list[Thread] = []
         self._pending = 0
         self._mean_seconds = 0.01  # until something has been measured
+        self._watcher: Watcher | None = None
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell somebody of what is taken from the queue, see `Watcher`. Called in the event loop."""
+        self._watcher = watcher
 
     @property
     def pending(self) -> int:
@@ -184,15 +219,16 @@ class AdmissionQueue:
 
     def _admit(self, size: int) -> None:
         if self._pending >= self._max_pending:
-            message = f"max_pending: {self._pending} requests are being answered already"
+            message, reason = f"max_pending: {self._pending} requests are being answered already", "queue_full"
         elif not self._budget.fits(size):
-            message = (
+            message, reason = (
                 f"max_pending_bytes: requests that are being answered hold {self._budget.held} bytes, this one needs "
-                f"{size}, the limit is {self._budget.limit}"
+                f"{size}, the limit is {self._budget.limit}",
+                "bytes",
             )
         else:
             return
-        raise QueueFullError(message, max(self._pending * self._mean_seconds / (2 * self._workers), 0.001))
+        raise QueueFullError(message, max(self._pending * self._mean_seconds / (2 * self._workers), 0.001), reason)
 
     def _start_thread(self) -> None:
         name = f"{self._name}-{len(self._threads)}"
@@ -217,8 +253,9 @@ class AdmissionQueue:
             outcomes = [_Outcome(one, None, DeadlinePassedError()) for one in late]
             outcomes += [_Outcome(one, None, None) for one in taken if one not in late and one not in wanted]
             outcomes += _carried_out(wanted)
-            seconds = (time.monotonic() - start) / len(wanted) if wanted else None
-            loop.call_soon_threadsafe(self._finish, outcomes, seconds)
+            rows = sum(one.batch.rows for one in wanted if one.batch is not None)
+            record = _Taken(start, len(wanted), time.monotonic() - start, rows)
+            loop.call_soon_threadsafe(self._finish, outcomes, record)
             del job, taken, late, wanted, outcomes  # not held while waiting for the next one
 
     def _take(self, job: _Job | None) -> list[_Job]:
@@ -248,12 +285,18 @@ class AdmissionQueue:
                 del self._batches[job.batch.key]
             return taken
 
-    def _finish(self, outcomes: Sequence[_Outcome], seconds: float | None) -> None:
-        if seconds is not None:
-            self._mean_seconds += _SMOOTHING * (seconds - self._mean_seconds)
+    def _finish(self, outcomes: Sequence[_Outcome], taken: _Taken) -> None:
+        if taken.jobs:
+            self._mean_seconds += _SMOOTHING * (taken.seconds / taken.jobs - self._mean_seconds)
+        if self._watcher is not None:
+            self._watcher([taken.start - job.queued for job, _, _ in outcomes], taken.rows)
         for job, result, error in outcomes:
             self._pending -= 1
             self._budget.held -= job.size
+            if job.spent is not None:
+                job.spent.waited += taken.start - job.queued
+                if not isinstance(error, DeadlinePassedError):
+                    job.spent.ran += taken.seconds
             if job.result.done():  # cancelled
                 continue
             if error is not None:

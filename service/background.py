@@ -35,7 +35,7 @@ def running_server(
     database
         Collections.
     operations
-        Where metrics and the status page are; by default nowhere.
+        How it is watched; by default without metrics and status page.
 
     Raises
     ------

@@ -6,23 +6,23 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
 from nearhash.errors import CorruptIndexError, InvalidArgumentError
-from nearhash.service.admission import DeadlinePassedError
+from nearhash.service.admission import DeadlinePassedError, Spent, current_spent
 from nearhash.service.config import ServerConfig
 from nearhash.service.forwarding import peer_of
 from nearhash.service.requests import parse
 from nearhash.service.security.access import ANYONE, Action, Principal, check, current_principal
 from nearhash.service.security.audit import AuditLog
-from nearhash.service.status import Status, status_of
+from nearhash.service.status import Status, refusal_of, status_of
 
 log = logging.getLogger("nearhash.service")
 
@@ -49,6 +49,11 @@ class Call:
         What it is about, once the handler has found out: for the audit log.
     facts
         Further fields of the line in the audit log.
+    rows, k, filtered
+        What was asked for, once the handler has found out: queries, points, ids or texts; neighbours of each; and
+        whether there was a filter. For traces and the log of slow requests.
+    spent
+        Where the time went.
     """
 
     principal: Principal
@@ -57,6 +62,10 @@ class Call:
     started: float = 0.0
     collection: str = ""
     facts: dict[str, Any] | None = None
+    rows: int | None = None
+    k: int | None = None
+    filtered: bool | None = None
+    spent: Spent = field(default_factory=Spent)
 
     def check(self, action: Action, collection: str) -> None:
         """Raise ServiceError unless the caller may do that to the collection. Comes before it is looked up."""
@@ -66,7 +75,36 @@ class Call:
 
 Unary = Callable[[Any, Call], Awaitable[bytes]]
 Stream = Callable[[Any, Call], AsyncIterator[bytes]]
-Observer = Callable[[str, str, float, int], None]
+
+
+class Answered(NamedTuple):
+    """A call that has been answered.
+
+    Attributes
+    ----------
+    method
+        ``/package.Service/Method``.
+    code
+        Name of the gRPC status.
+    seconds
+        From parsing the request to its answer, or the last one of a stream.
+    stream
+        Whether it had several answers, and waited for their reader.
+    call
+        What is known of it.
+    refusal
+        Why it was refused, see `refusal_of`.
+    """
+
+    method: str
+    code: str
+    seconds: float
+    stream: bool
+    call: Call
+    refusal: str | None
+
+
+Observer = Callable[[Answered], None]
 
 
 class Calls:
@@ -85,8 +123,8 @@ class Calls:
         Where writes and refusals are recorded.
     root
         Folder of the server that messages of errors may name and callers need not see.
-    observe
-        Told of each request: method, code, seconds, bytes.
+    observers
+        Told of each request, within the call's task and span.
     """
 
     def __init__(
@@ -95,13 +133,13 @@ class Calls:
         secured: bool = False,
         audit: AuditLog | None = None,
         root: str | None = None,
-        observe: Observer | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._longest = config.limits.max_message_bytes
         self._secured = secured
         self._audit = audit
         self._root = root
-        self._observe = observe
+        self._observers = tuple(observers)
 
     def handler(
         self,
@@ -141,13 +179,13 @@ class Calls:
             message = await answer(parse(kind, data), call)
             self._check_length(message)
         except Exception as error:
-            status = self._status(error)
+            status, refusal = self._status(error), refusal_of(error)
         else:
             self._seen(method, grpc.StatusCode.OK, call)
             if recorded:
                 self._record(method, grpc.StatusCode.OK, call, context)
             return message
-        self._seen(method, status.code, call)
+        self._seen(method, status.code, call, refusal)
         if recorded or status.code is grpc.StatusCode.PERMISSION_DENIED:
             self._record(method, status.code, call, context, _reason(status))
         await context.abort(status.code, status.message, status.metadata)
@@ -159,24 +197,29 @@ class Calls:
             async for message in answer(parse(kind, data), call):
                 self._check_length(message)
                 await context.write(message)  # returns when the peer has room for more
-            self._seen(method, grpc.StatusCode.OK, call)
+            self._seen(method, grpc.StatusCode.OK, call, stream=True)
             return
         except Exception as error:
-            status = self._status(error)
-        self._seen(method, status.code, call)
+            status, refusal = self._status(error), refusal_of(error)
+        self._seen(method, status.code, call, refusal, stream=True)
         if status.code is grpc.StatusCode.PERMISSION_DENIED:
             self._record(method, status.code, call, context, _reason(status))
         await context.abort(status.code, status.message, status.metadata)
 
-    def _seen(self, method: str, code: grpc.StatusCode, call: Call) -> None:
-        if self._observe is not None:
-            self._observe(method, code.name, time.monotonic() - call.started, call.size)
+    def _seen(
+        self, method: str, code: grpc.StatusCode, call: Call, refusal: str | None = None, stream: bool = False
+    ) -> None:
+        answered = Answered(method, code.name, time.monotonic() - call.started, stream, call, refusal)
+        for observe in self._observers:
+            observe(answered)
 
     def _call(self, data: bytes, context: Any) -> Call:
         principal = current_principal.get() if self._secured else ANYONE
         remaining = context.time_remaining()
         now = time.monotonic()
-        return Call(principal, None if remaining is None else now + remaining, len(data), now)
+        call = Call(principal, None if remaining is None else now + remaining, len(data), now)
+        current_spent.set(call.spent)  # gRPC answers each call in a task of its own
+        return call
 
     def _check_length(self, message: bytes) -> None:
         if len(message) > self._longest:

@@ -110,6 +110,12 @@ class Catalog:
         names = [] if self._database is None else [one for one in self._database.names() if one not in self._dropping]
         return sorted(names if self.index is None else [*names, self.index.name])
 
+    def all_names(self) -> list[str]:
+        """Names of everything, collections of documents included."""
+        if self._database is None or self._database.read_only:
+            return self.names()
+        return sorted({*self.names(), *self._database.documents.names()})
+
     def failed(self) -> dict[str, NearhashError]:
         """Collections that cannot be opened, and why."""
         return {} if self._database is None else self._database.failed()

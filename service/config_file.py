@@ -12,7 +12,7 @@ from typing import Any
 
 from nearhash.errors import InvalidArgumentError
 from nearhash.service.config import Limits, ServerConfig
-from nearhash.service.security.transport import TransportConfig, is_local, refuse_eavesdroppers
+from nearhash.service.security.transport import TransportConfig, refuse_eavesdroppers
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,15 +33,17 @@ class OperationsConfig:
     Parameters
     ----------
     metrics
-        ``host:port`` of the metrics, by HTTP; None for none.
+        ``host:port`` of the metrics, by HTTP, or by HTTPS where other machines can reach it; None for none.
     status_page
-        ``host:port`` of the status page, by HTTP; None for none.
+        ``host:port`` of the status page, in the same way.
     log_format
         "text" or "json".
     log_level
         "debug", "info", "warning" or "error".
     traces
         Whether each RPC becomes a span of OpenTelemetry.
+    slow_seconds
+        Requests that take as long are logged; infinity for none.
     """
 
     metrics: str | None = None
@@ -49,6 +51,7 @@ class OperationsConfig:
     log_format: str = "text"
     log_level: str = "info"
     traces: bool = False
+    slow_seconds: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("metrics", "status_page"):
@@ -56,6 +59,8 @@ class OperationsConfig:
                 _check_address(name, getattr(self, name))
         _check_choice("log_format", self.log_format, LOG_FORMATS)
         _check_choice("log_level", self.log_level, LOG_LEVELS)
+        if not self.slow_seconds >= 0:
+            raise InvalidArgumentError(f"slow_seconds: expected seconds >= 0, got {self.slow_seconds!r}")
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,14 @@ class ServiceConfig:
         _check_address("listen", self.listen)
         if not 0 <= self.readers <= _MOST_READERS:
             raise InvalidArgumentError(f"readers: expected an integer from 0 to {_MOST_READERS}, got {self.readers!r}")
-        transport, page = self.server.transport, self.operations.status_page
-        refuse_eavesdroppers(self.listen, transport, self.server.keys is not None)
-        if page is not None and not is_local(page) and not transport.insecure:
-            raise InvalidArgumentError(
-                f"status_page: other machines can reach {page}, and could look and search without a key; choose a "
-                "loopback address and let a proxy ask for a login, or allow it by insecure"
-            )
+        addresses = {
+            "listen": self.listen,
+            "metrics": self.operations.metrics,
+            "status_page": self.operations.status_page,
+        }
+        for name, address in addresses.items():
+            if address is not None:
+                refuse_eavesdroppers(address, self.server.transport, self.server.keys is not None, name)
 
 
 def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> ServiceConfig:
@@ -206,7 +212,14 @@ _SECTIONS: dict[str, dict[str, Parser]] = {
     "limits": {bound.name: _integer for bound in fields(Limits)},
     "tls": {"certificate": _path, "private_key": _path, "client_ca": _path},
     "security": {"keys": _path, "audit": _path, "insecure": _flag, "check_permissions": _flag},
-    "operations": {"metrics": _text, "status_page": _text, "log_format": _text, "log_level": _text, "traces": _flag},
+    "operations": {
+        "metrics": _text,
+        "status_page": _text,
+        "log_format": _text,
+        "log_level": _text,
+        "traces": _flag,
+        "slow_seconds": _number,
+    },
 }
 
 

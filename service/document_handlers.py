@@ -121,6 +121,7 @@ class DocumentHandlers:
         call.facts = {"request_id": request.request_id}
         call.check("write", request.collection)
         asked = self._asked(request.documents, request.ids)
+        call.rows = asked.size
 
         def upsert() -> pb.UpsertDocumentsResponse:
             with self._using(request.collection) as documents:
@@ -139,6 +140,7 @@ class DocumentHandlers:
         call.facts = {"request_id": request.request_id}
         call.check("write", request.collection)
         ids = asked_ids(request.ids, self._limits)
+        call.rows = len(ids)
 
         def delete() -> pb.DeleteDocumentsResponse:
             with self._using(request.collection) as documents:
@@ -153,6 +155,7 @@ class DocumentHandlers:
         call.check("read", request.collection)
         asked = self._asked(request.documents, None)
         threshold, limit = _threshold(request), self._limit(request.limit, asked.size)
+        call.rows, call.k = asked.size, limit
 
         def find() -> bytes:
             with self._using(request.collection) as documents:
@@ -165,7 +168,9 @@ class DocumentHandlers:
         call.facts = {"request_id": request.request_id}
         call.check("write", request.collection)
         asked = self._asked(request.documents, request.ids)
+        call.rows = asked.size
         threshold, limit = _threshold(request), self._limit(request.limit, asked.size)
+        call.k = limit
 
         def check_and_add() -> tuple[bytes, int]:
             with self._using(request.collection) as documents:

@@ -11,7 +11,8 @@ import grpc
 PEER_KEY = "nearhash-peer"
 """Metadata of calls that are handed on: whose they are, for the audit log."""
 
-_PASSED = ("authorization", "x-api-key")  # metadata by which the writer knows the caller, as the reader did
+# Metadata by which the writer knows the caller, as the reader did, and of what trace its span is.
+_PASSED = ("authorization", "x-api-key", "traceparent", "tracestate")
 _STATUS_KEYS = ("nearhash-error", "retry-after", "grpc-retry-pushback-ms")
 
 

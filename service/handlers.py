@@ -43,6 +43,7 @@ class SearchHandlers:
         call.check("read", name)
         served = self._catalog.known(name) or await self._queues.find(self._catalog, name)
         asked = search_arguments(request, served.dim, self._config.limits)
+        call.rows, call.k, call.filtered = len(asked.queries), asked.k, asked.filter is not None
         search = served.prepared(asked, self._config.search_threads)
         size = call.size + asked.answer_bytes
         found = await self._queues.searches.run(search.run, call.deadline, size, search.batch)

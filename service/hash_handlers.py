@@ -55,12 +55,14 @@ class HashHandlers:
             raise InvalidArgumentError("input: expected texts or sets, got none")
         if kind == "texts":
             texts = checked_texts(request.texts, self._limits)
+            call.rows = len(texts)
             size = self._answer_bytes(len(texts), minhash.k * minhash.bits // 8 + 1)
 
             def sketched() -> Sketches:
                 return minhash.sketch_texts(texts, **shingles, threads=self._threads)
         else:
             indptr, tokens = _checked_sets(request.sets, self._limits)
+            call.rows = len(indptr) - 1
             size = self._answer_bytes(len(indptr) - 1, minhash.k * minhash.bits // 8 + 1)
 
             def sketched() -> Sketches:
@@ -86,6 +88,7 @@ class HashHandlers:
         bits = request.bits or _BITS
         if bits > _MOST_BITS:
             raise InvalidArgumentError(f"bits: expected at most {_MOST_BITS}, got {bits}")
+        call.rows = rows
         size = self._answer_bytes(rows, -(-bits // 8))
 
         def answer() -> bytes:

@@ -1,35 +1,24 @@
-"""What a server counts: Prometheus metrics, and the last errors for its status page."""
+"""What a server counts and holds: Prometheus metrics of all its processes, and the facts of its status page."""
 
 from __future__ import annotations
 
-import logging
-import queue
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from nearhash.errors import NearhashError
 from nearhash.service.catalog import Catalog
-from nearhash.service.engine.collection import Collection
+from nearhash.service.counts import SECONDS, Counts, Failure
 from nearhash.service.queues import Queues
+from nearhash.service.reports import Housekeeping, Report, Samples, families, samples_of, summed
 
-log = logging.getLogger("nearhash.service")
-
-PROBED = 1 / 1000
-"""Share of searches that are compared with an exact one."""
-
-_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_RECALLS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
 _STATS_SECONDS = 1.0  # that facts about collections are kept: they look at the disk
 _ERRORS = 20
 _MINUTE = 60
@@ -50,57 +39,54 @@ _GAUGES = (
 )
 
 
-class Failure(NamedTuple):
-    """A request that failed by no fault of its caller: when (seconds since 1970), method, code."""
-
-    at: float
-    method: str
-    code: str
-
-
 class Metrics:
-    """The metrics of one server.
+    """The metrics of a server: what all its processes have counted, and what is the case now.
 
     Parameters
     ----------
     catalog, queues
         Asked whenever somebody wants to know.
+    counts
+        Those of this process.
     """
 
-    def __init__(self, catalog: Catalog, queues: Queues) -> None:
+    def __init__(self, catalog: Catalog, queues: Queues, counts: Counts) -> None:
         self._catalog = catalog
         self._queues = queues
+        self.counts = counts
+        self._living: dict[tuple[str, int], Report] = {}  # of reader processes, by name and process id
+        self._ended: dict[str, Report] = {}  # sums by name, so that counts never go down
+        self._processes = threading.Lock()  # guards both
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "nearhash_requests", "Requests by method and status", ("method", "code"), registry=self.registry
-        )
-        self._seconds = Histogram(
-            "nearhash_request_seconds", "From parsing a request to its answer", ("method",), buckets=_BUCKETS,
-            registry=self.registry,
-        )  # fmt: skip
-        self._bytes = Counter("nearhash_request_bytes", "Bytes of requests", ("method",), registry=self.registry)
-        self._recall = Histogram(
-            "nearhash_recall", "Recall of sampled searches, compared with exact ones", ("collection",),
-            buckets=_RECALLS, registry=self.registry,
-        )  # fmt: skip
+        self.registry.register(_Counted(self))
         self.registry.register(_Gauges(self))
         self._stats: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
         self._guard = threading.Lock()
-        self.failures: deque[Failure] = deque(maxlen=_ERRORS)
         self._per_second: deque[int] = deque(maxlen=_MINUTE + 1)
-        self.probe = RecallProbe(self._recall, PROBED)
         self._stop = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="nearhash-metrics", daemon=True)
         self._sampler.start()
 
-    def observe(self, method: str, code: str, seconds: float, size: int) -> None:
-        """Count a request."""
-        name = method.rpartition("/")[2]
-        self._requests.labels(name, code).inc()
-        self._seconds.labels(name).observe(seconds)
-        self._bytes.labels(name).inc(size)
-        if code in ("INTERNAL", "DATA_LOSS", "UNKNOWN", "UNAVAILABLE"):
-            self.failures.append(Failure(time.time(), name, code))
+    def heard(self, name: str, pid: int, report: Report) -> None:
+        """A reader process has told what it has counted since it started."""
+        with self._processes:
+            self._living[name, pid] = report
+
+    def ended(self, name: str, pid: int) -> None:
+        """A reader process has ended: what it has counted remains."""
+        with self._processes:
+            last = self._living.pop((name, pid), None)
+            if last is not None:
+                self._ended[name] = _together([*_present(self._ended.get(name)), last])
+
+    def processes(self) -> dict[str, Report]:
+        """What has been counted by each process, those in its place before included: "writer", "reader-0" and so on."""
+        own = Report(samples_of(self.counts.registry), list(self.counts.failures))
+        with self._processes:
+            parts: dict[str, list[Report]] = {name: [report] for name, report in self._ended.items()}
+            for (name, _), report in self._living.items():
+                parts.setdefault(name, []).append(report)
+        return {"writer": own, **{name: _together(parts[name]) for name in sorted(parts)}}
 
     def text(self, shown: Callable[[str], bool]) -> bytes:
         """The metrics in the text format of Prometheus; of collections only of those that are `shown`."""
@@ -108,7 +94,14 @@ class Metrics:
 
     @property
     def pending(self) -> int:
-        return self._queues.pending
+        """Requests that run or wait, in all processes."""
+        with self._processes:
+            return self._queues.pending + sum(report.pending for report in self._living.values())
+
+    @property
+    def failures(self) -> list[Failure]:
+        """The last failures, oldest first."""
+        return _together(self.processes().values()).failures
 
     def collections(self) -> dict[str, dict[str, Any]]:
         """The stats of each collection, at most a second old; of one that cannot be opened its ``state`` alone."""
@@ -132,39 +125,66 @@ class Metrics:
 
     def latencies(self) -> dict[str, dict[str, float]]:
         """By method: requests, and about the seconds within which half and 99% of them were answered."""
-        result = {}
-        for family in self._seconds.collect():
-            counts: dict[str, list[tuple[float, float]]] = {}
-            for sample in family.samples:
-                if sample.name.endswith("_bucket"):
-                    counts.setdefault(sample.labels["method"], []).append((float(sample.labels["le"]), sample.value))
-            for method, buckets in counts.items():
-                total = buckets[-1][1]
-                result[method] = {"requests": total, "p50": _within(buckets, 0.5), "p99": _within(buckets, 0.99)}
-        return result
+        counts: dict[str, list[tuple[float, float]]] = {}
+        for (name, labels), value in self._samples().get("nearhash_request_seconds", {}).items():
+            if name.endswith("_bucket"):
+                facts = dict(labels)
+                counts.setdefault(facts["method"], []).append((float(facts["le"]), value))
+        return {
+            method: {"requests": buckets[-1][1], "p50": _within(buckets, 0.5), "p99": _within(buckets, 0.99)}
+            for method, buckets in counts.items()
+        }
 
     def close(self) -> None:
         self._stop.set()
         self._sampler.join()
-        self.probe.close()
+
+    def _samples(self) -> Samples:
+        return summed(report.samples for report in self.processes().values())
 
     def _sample(self) -> None:
+        housekeeping = Housekeeping(self.counts, self._catalog.all_names)
         while True:
-            total = sum(
-                sample.value
-                for family in self._requests.collect()
-                for sample in family.samples
-                if sample.name.endswith("_total")
-            )
-            self._per_second.append(int(total))
+            self._per_second.append(int(_requests(self._samples())))
             if self._stop.wait(1.0):
                 return
+            housekeeping.tick()
+
+
+def _present(report: Report | None) -> list[Report]:
+    return [] if report is None else [report]
+
+
+def _together(reports: Iterable[Report]) -> Report:
+    """What several have counted. What is pending now is no count."""
+    parts = list(reports)
+    failures = sorted(failure for report in parts for failure in report.failures)
+    return Report(summed(report.samples for report in parts), failures[-_ERRORS:])
+
+
+def _requests(samples: Samples) -> float:
+    return sum(samples.get("nearhash_requests", {}).values())
 
 
 def _within(buckets: list[tuple[float, float]], share: float) -> float:
     """The upper end of the bucket in which that share of all is reached."""
     total = buckets[-1][1]
-    return next((upper for upper, below in buckets if below >= share * total and np.isfinite(upper)), _BUCKETS[-1])
+    return next((upper for upper, below in buckets if below >= share * total and np.isfinite(upper)), SECONDS[-1])
+
+
+class _Counted:
+    """What the processes have counted, together, and how many requests each of them had."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        processes = self._metrics.processes()
+        yield from families(self._metrics.counts.registry, summed(report.samples for report in processes.values()))
+        served = CounterMetricFamily("nearhash_process_requests", "Requests by process", labels=["process"])
+        for name, report in processes.items():
+            served.add_metric([name], _requests(report.samples))
+        yield served
 
 
 class _Shown(CollectorRegistry):
@@ -226,48 +246,3 @@ def _inner(facts: dict[str, Any], path: tuple[str, ...]) -> float | None:
 def _left(facts: dict[str, Any]) -> float | None:
     background = facts.get("background")
     return None if background is None else float(background["total"] - background["done"])
-
-
-class RecallProbe:
-    """Compares a few searches with exact ones, one at a time, on a thread of its own.
-
-    Parameters
-    ----------
-    recall
-        Where the recall is recorded, by collection.
-    share
-        Of searches that are looked at; while one is, others pass.
-    """
-
-    def __init__(self, recall: Histogram, share: float) -> None:
-        self._recall = recall
-        self._share = share
-        self._draw = random.Random(0)
-        self._tasks: queue.Queue[tuple[str, Collection, NDArray[Any], NDArray[Any]] | None] = queue.Queue(maxsize=1)
-        self._thread = threading.Thread(target=self._work, name="nearhash-recall", daemon=True)
-        self._thread.start()
-
-    def __call__(self, name: str, collection: Collection, queries: NDArray[Any], ids: NDArray[Any]) -> None:
-        """A search without filters has found `ids` (q, k)."""
-        if not len(queries) or self._draw.random() >= self._share:
-            return
-        with suppress(queue.Full):
-            self._tasks.put_nowait((name, collection, np.array(queries[:1]), np.array(ids[:1])))
-
-    def close(self) -> None:
-        self._tasks.put(None)
-        self._thread.join()
-
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            name, collection, queries, ids = task
-            try:
-                expected = collection.exact(queries, ids.shape[1]).ids[0].tolist()
-            except NearhashError:  # it was dropped, or the like
-                continue
-            except Exception:
-                log.exception("recall of %s could not be probed", name)
-                continue
-            wanted = [one for one in expected if one not in (-1, None)]
-            if wanted:
-                self._recall.labels(name).observe(len(set(wanted) & set(ids[0].tolist())) / len(wanted))

@@ -47,6 +47,7 @@ class PointHandlers:
         call.facts = {"request_id": request.request_id}
         served = await self._collection(request.collection, "write", call)
         asked = upsert_arguments(request, served.dim, self._limits)
+        call.rows = len(asked.vectors)
         written = await self._queues.writes.run(lambda: self._written(served, asked), call.deadline, call.size)
         call.facts["written"] = written.written
         return written.SerializeToString()
@@ -71,6 +72,7 @@ class PointHandlers:
         call.facts = {"request_id": request.request_id}
         served = await self._collection(request.collection, "write", call)
         ids = asked_ids(request.ids, self._limits)
+        call.rows = len(ids)
 
         def delete() -> points_pb2.DeleteResponse:
             with served.use() as collection:
@@ -84,6 +86,7 @@ class PointHandlers:
     async def _get(self, request: points_pb2.GetRequest, call: Call) -> bytes:
         served = await self._collection(request.collection, "read", call)
         ids = asked_ids(request.ids, self._limits)
+        call.rows = len(ids)
         vector_bytes = 4 * served.dim if request.with_vectors else 0
         if len(ids) * vector_bytes > self._limits.max_message_bytes:
             raise InvalidArgumentError(
@@ -108,6 +111,7 @@ class PointHandlers:
     async def _count(self, request: points_pb2.CountRequest, call: Call) -> bytes:
         served = await self._collection(request.collection, "read", call)
         window = one_window(request)
+        call.filtered = bool(request.filter_json)
 
         def count() -> int:
             with served.use() as collection:
@@ -119,6 +123,7 @@ class PointHandlers:
     async def _scroll(self, request: points_pb2.ScrollRequest, call: Call) -> AsyncIterator[bytes]:
         served = await self._collection(request.collection, "read", call)
         scroll = Scroll(served, request, self._limits)
+        call.filtered = bool(request.filter_json)
         while (message := await self._queues.scrolls.run(scroll.next_message, call.deadline, call.size)) is not None:
             yield message
 

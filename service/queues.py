@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 from nearhash.kernels.threads import available_threads
 from nearhash.service.admission import AdmissionQueue, ByteBudget
 from nearhash.service.catalog import Catalog
@@ -40,6 +43,12 @@ class Queues:
     def pending(self) -> int:
         """Requests that run or wait."""
         return sum(queue.pending for queue in self._all())
+
+    def watch(self, watcher: Callable[[str, Sequence[float], int], None]) -> None:
+        """Tell somebody of what is taken from each queue: its name, and as `admission.Watcher` says."""
+        names = ("search", "write", "scroll", "admin")
+        for name, queue in zip(names, self._all(), strict=True):
+            queue.watch(partial(watcher, name))
 
     async def find(self, catalog: Catalog, name: str) -> Served:
         """What is served under a name, where finding it may take time."""

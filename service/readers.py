@@ -15,10 +15,14 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from threading import Thread
+from typing import NamedTuple, Protocol
 
-from nearhash.errors import ServiceError
+from nearhash.errors import MissingExtraError, ServiceError
 from nearhash.service.config import ServerConfig
+from nearhash.service.config_file import OperationsConfig
+from nearhash.service.logs import configure_logs
+from nearhash.service.reports import Report
 
 log = logging.getLogger("nearhash.service")
 
@@ -41,12 +45,28 @@ class ReaderTask(NamedTuple):
         ``unix:path`` of the writer's socket.
     config
         As the writer's.
+    operations
+        How it logs and traces; it has no pages.
+    counted
+        Whether it tells what it counts.
     """
 
     root: Path
     address: str
     writer: str
     config: ServerConfig
+    operations: OperationsConfig
+    counted: bool
+
+
+class Listener(Protocol):
+    """Who wants to know what reader processes count. Called from threads."""
+
+    def heard(self, name: str, pid: int, report: Report) -> None:
+        """A process has told what it has counted since it started."""
+
+    def ended(self, name: str, pid: int) -> None:
+        """A process tells no more."""
 
 
 class Readers:
@@ -58,9 +78,12 @@ class Readers:
         What each of them is told.
     count
         How many.
+    listener
+        For what they count.
     """
 
-    def __init__(self, task: ReaderTask, count: int) -> None:
+    def __init__(self, task: ReaderTask, count: int, listener: Listener | None = None) -> None:
+        self._listener = listener
         self._task = task
         self._count = count
         self._processes: dict[int, BaseProcess] = {}
@@ -109,10 +132,16 @@ class Readers:
         self._processes[number] = process
         sending.close()
         ready = await asyncio.get_running_loop().run_in_executor(None, _ready, receiving)
+        if not ready or self._listener is None:
+            receiving.close()
         if not ready:
             process.kill()
             raise ServiceError(f"reader process {number} did not start; stderr has its last words", "INTERNAL")
         log.info("reader %d serves as process %s", number, process.pid)
+        if self._listener is not None:
+            assert process.pid is not None
+            arguments = (receiving, f"reader-{number}", process.pid, self._listener)
+            Thread(target=_listen, args=arguments, name=f"nearhash-reports-{number}", daemon=True).start()
 
     async def _keep(self, number: int) -> None:
         """Start a process anew whenever it dies, less and less often."""
@@ -152,8 +181,18 @@ def _ready(receiving: Connection) -> bool:
         return bool(receiving.poll(_START_SECONDS) and receiving.recv())
     except (EOFError, OSError):
         return False
-    finally:
-        receiving.close()
+
+
+def _listen(receiving: Connection, name: str, pid: int, listener: Listener) -> None:
+    """Pass on what a process tells, until it ends."""
+    with receiving:
+        while True:
+            try:
+                report = receiving.recv()
+            except (EOFError, OSError):
+                listener.ended(name, pid)
+                return
+            listener.heard(name, pid, report)
 
 
 def _read(task: ReaderTask, sending: Connection) -> None:
@@ -164,12 +203,28 @@ def _read(task: ReaderTask, sending: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
+    configure_logs(task.operations.log_format, task.operations.log_level)
+    if task.operations.traces:
+        _export_traces()
+
     def announce(_: str) -> None:
         sending.send(True)
-        sending.close()
+        if not task.counted:
+            sending.close()
 
     with Database(task.root, read_only=True) as database:
-        serve_reader(database, task, announce, orphaned=_parent_gone(os.getppid()))
+        tell = sending.send if task.counted else None
+        serve_reader(database, task, announce, orphaned=_parent_gone(os.getppid()), tell=tell)
+
+
+def _export_traces() -> None:
+    """As ``nearhash serve`` does. A program that has a tracer provider of its own may not have what that takes."""
+    from nearhash.service.traces import export_traces
+
+    try:
+        export_traces()
+    except MissingExtraError as error:
+        log.warning("spans of this reader process go nowhere: %s", error)
 
 
 def _parent_gone(parent: int) -> Callable[[], bool]:

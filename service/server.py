@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,12 +22,13 @@ from numpy.typing import NDArray
 
 from nearhash.errors import InvalidArgumentError, ServiceError
 from nearhash.protos.v1 import collections_pb2, documents_pb2
-from nearhash.service.calls import Calls
+from nearhash.service.calls import Calls, Observer
 from nearhash.service.catalog import Catalog
 from nearhash.service.collection_handlers import SERVICE_NAME as COLLECTION_SERVICE
 from nearhash.service.collection_handlers import CollectionHandlers
 from nearhash.service.config import ServerConfig
 from nearhash.service.config_file import OperationsConfig
+from nearhash.service.counts import Counts
 from nearhash.service.document_handlers import SERVICE_NAME as DOCUMENT_SERVICE
 from nearhash.service.document_handlers import DocumentHandlers
 from nearhash.service.engine.collection import Collection
@@ -41,11 +43,13 @@ from nearhash.service.point_handlers import SERVICE_NAME as POINT_SERVICE
 from nearhash.service.point_handlers import PointHandlers
 from nearhash.service.queues import Queues
 from nearhash.service.readers import Readers, ReaderTask
+from nearhash.service.reports import Report, Reporter
 from nearhash.service.searchable import Searchable, ServedIndex
 from nearhash.service.security.audit import AuditLog
 from nearhash.service.security.interceptor import AuthInterceptor
 from nearhash.service.security.keys import KeyRing
-from nearhash.service.security.transport import add_port, check_listen
+from nearhash.service.security.transport import add_port, check_listen, is_local, page_contexts
+from nearhash.service.slow import SlowLog
 from nearhash.service.status_page import StatusServer
 from nearhash.service.wire import from_tensor, to_tensor
 
@@ -82,7 +86,9 @@ class Server:
     writer
         In such a process: address of the one that writes. All that it does is handed on to it.
     operations
-        Where metrics and the status page are; by default nowhere.
+        How it is watched; by default without metrics and status page.
+    tell
+        In a reader process: takes what it counts, see `reports.Reporter`.
 
     Raises
     ------
@@ -100,6 +106,7 @@ class Server:
         readers: int = 0,
         writer: str | None = None,
         operations: OperationsConfig | None = None,
+        tell: Callable[[Report], None] | None = None,
     ) -> None:
         if readers and (database is None or index is not None):
             raise InvalidArgumentError("readers: expected 0, as not only collections are served")
@@ -118,9 +125,18 @@ class Server:
         self._operations = operations or OperationsConfig()
         self._pages: list[StatusServer] = []
         self._metrics: Metrics | None = None
-        if self._operations.metrics is not None or self._operations.status_page is not None:
-            self._metrics = Metrics(self._catalog, self._queues)
-            self._catalog.watch(self._metrics.probe)
+        self._reporter: Reporter | None = None
+        self._counts: Counts | None = None
+        watched = self._operations.metrics is not None or self._operations.status_page is not None
+        if watched or tell is not None:
+            self._counts = Counts()
+            self._catalog.watch(self._counts.probe)
+            self._queues.watch(self._counts.ran)
+            if tell is None:
+                self._metrics = Metrics(self._catalog, self._queues, self._counts)
+            else:
+                pending = partial(getattr, self._queues, "pending")
+                self._reporter = Reporter(self._counts, pending, self._catalog.all_names, tell)
         self._ready = False
         if database is not None:
             database.on_event = _logged
@@ -157,6 +173,8 @@ class Server:
         for service in ("", *SERVICE_NAMES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._ready = True
+        if self._reporter is not None:
+            self._reporter.start()
         log.info("serving on %s", address)
         return address
 
@@ -207,8 +225,7 @@ class Server:
             ],
         )
         root = None if self._database is None else str(self._database.root)
-        observe = None if self._metrics is None else self._metrics.observe
-        calls = Calls(self._config, secured, self._audit, root, observe)
+        calls = Calls(self._config, secured, self._audit, root, self._observers())
         handlers = (
             SearchHandlers(self._catalog, self._config, self._queues).generic_handler(calls),
             PointHandlers(self._catalog, self._config, self._queues).generic_handler(calls),
@@ -230,6 +247,16 @@ class Server:
         reflection.enable_server_reflection((*SERVICE_NAMES, HEALTH_NAME, reflection.SERVICE_NAME), server)
         return server
 
+    def _observers(self) -> list[Observer]:
+        observers: list[Observer] = [SlowLog(self._operations.slow_seconds).observe]
+        if self._counts is not None:
+            observers.append(self._counts.observe)
+        if self._operations.traces:
+            from nearhash.service.traces import annotate_span
+
+            observers.append(annotate_span)
+        return observers
+
     def _interceptors(self) -> list[Any]:
         interceptors: list[Any] = []
         if self._operations.traces:
@@ -237,7 +264,8 @@ class Server:
 
             interceptors.append(trace_interceptor())
         if self._ring is not None:
-            interceptors.append(AuthInterceptor(self._ring, self._audit))
+            refused = None if self._counts is None else self._counts.refused
+            interceptors.append(AuthInterceptor(self._ring, self._audit, refused=refused))
         return interceptors
 
     def _bound(self, address: str) -> str:
@@ -252,8 +280,11 @@ class Server:
     async def _start_readers(self, address: str) -> None:
         assert self._database is not None
         assert self._socket_folder is not None
-        task = ReaderTask(self._database.root, address, f"unix:{self._socket_folder.name}/{_SOCKET}", self._config)
-        self._readers = Readers(task, self._reader_count)
+        writer = f"unix:{self._socket_folder.name}/{_SOCKET}"
+        operations = replace(self._operations, metrics=None, status_page=None)
+        counted = self._metrics is not None
+        task = ReaderTask(self._database.root, address, writer, self._config, operations, counted)
+        self._readers = Readers(task, self._reader_count, self._metrics)
         await self._readers.start()
 
     @property
@@ -262,12 +293,17 @@ class Server:
         return [page.address for page in self._pages]
 
     def _start_pages(self) -> None:
-        wanted = ((self._operations.metrics, False), (self._operations.status_page, True))
-        for address, whole in wanted:
-            if address is not None and self._metrics is not None:
-                ready = partial(getattr, self, "_ready")
-                self._pages.append(StatusServer(address, self._catalog, self._metrics, self._ring, ready, whole))
-                log.info("%s on http://%s", "status page" if whole else "metrics", self._pages[-1].address)
+        transport = self._config.transport
+        for name in ("metrics", "status_page"):
+            address = getattr(self._operations, name)
+            if address is None or self._metrics is None:
+                continue
+            check_listen(address, transport, self._ring is not None, name)
+            contexts = page_contexts(transport) if transport.encrypted and not is_local(address) else None
+            ready, whole = partial(getattr, self, "_ready"), name == "status_page"
+            self._pages.append(StatusServer(address, self._catalog, self._metrics, self._ring, ready, whole, contexts))
+            scheme = "http" if contexts is None else "https"
+            log.info("%s on %s://%s", name.replace("_", " "), scheme, self._pages[-1].address)
 
     def _close_pages(self) -> None:
         for page in self._pages:
@@ -276,6 +312,11 @@ class Server:
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = None
+        if self._reporter is not None:
+            self._reporter.stop()
+        if self._counts is not None:
+            self._counts.close()
+            self._counts = None
 
     def _close_socket(self) -> None:
         if self._socket_folder is not None:
@@ -406,7 +447,7 @@ def serve(
         Processes that serve reads on the same port beside this one, which writes. For collections only; the main module
         of the program must be one that can be imported (``if __name__ == "__main__":``).
     operations
-        Where metrics and the status page are; by default nowhere.
+        How it is watched; by default without metrics and status page.
 
     Raises
     ------
@@ -423,12 +464,18 @@ def serve(
 
 
 def serve_reader(
-    database: Database, task: ReaderTask, on_ready: Callable[[str], None], orphaned: Callable[[], bool]
+    database: Database,
+    task: ReaderTask,
+    on_ready: Callable[[str], None],
+    orphaned: Callable[[], bool],
+    tell: Callable[[Report], None] | None = None,
 ) -> None:
-    """What `serve` is in a reader process; also ends when `orphaned` says so."""
+    """What `serve` is in a reader process; also ends when `orphaned` says so, and gives its counts to `tell`."""
 
     async def run() -> None:
-        server = Server(None, task.address, task.config, database, writer=task.writer)
+        server = Server(
+            None, task.address, task.config, database, writer=task.writer, operations=task.operations, tell=tell
+        )
         await _serve(server, on_ready, orphaned)
 
     asyncio.run(run())

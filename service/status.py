@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import NamedTuple
 
 import grpc
@@ -26,6 +27,7 @@ from nearhash.errors import (
     UnknownIdError,
 )
 from nearhash.service.admission import DeadlinePassedError, QueueFullError
+from nearhash.service.config import Limits
 
 ERROR_KEY = "nearhash-error"
 """Trailing metadata: name of the error class, so that the client raises what the embedded index would raise."""
@@ -57,6 +59,7 @@ EMBEDDED_ERRORS: dict[str, type[NearhashError]] = {
 }
 """Errors that a client raises as the embedded index or collection would, by the name that ERROR_KEY brings."""
 
+_LIMITS = frozenset(bound.name for bound in fields(Limits))
 _LONGEST_MESSAGE = 2_000  # bytes of metadata are limited; past a few kilobytes peers drop the whole status
 
 
@@ -89,6 +92,17 @@ def status_of(error: Exception) -> Status | None:
     if isinstance(error, MemoryError):
         return Status(_Code.RESOURCE_EXHAUSTED, "the server has not enough memory for this request")
     return _status_of_collection(error)
+
+
+def refusal_of(error: Exception) -> str | None:
+    """Why a request was refused without a look at the data: for the metrics. None for any other error."""
+    if isinstance(error, QueueFullError):
+        return error.reason
+    if isinstance(error, DeadlinePassedError):
+        return "deadline"
+    if isinstance(error, ServiceError) and error.code == "PERMISSION_DENIED":
+        return "permission"
+    return "limits" if str(error).partition(":")[0] in _LIMITS else None  # messages begin with the limit's name
 
 
 def _status_of_collection(error: Exception) -> Status | None:

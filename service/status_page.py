@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -50,6 +52,8 @@ class StatusServer:
         Whether the gRPC server serves.
     page
         Also serve the page and its search box, not the metrics alone.
+    contexts
+        For HTTPS: gives the context of each connection; None for plain HTTP.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class StatusServer:
         ring: KeyRing | None,
         ready: Callable[[], bool],
         page: bool = True,
+        contexts: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         host, _, port = address.rpartition(":")
         self._view = _View(catalog, metrics, ring, ready, page)
@@ -71,10 +76,10 @@ class StatusServer:
         Handler.view = view
         Handler.local = is_local(address)
         try:
-            self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
+            self._server = _PageServer((host.strip("[]"), int(port)), Handler)
         except OSError as error:
             raise ServiceError(f"status page: cannot listen on {address}: {error.strerror}", "UNAVAILABLE") from error
-        self._server.daemon_threads = True
+        self._server.contexts = contexts
         self.address = f"{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="nearhash-status", daemon=True)
         self._thread.start()
@@ -83,6 +88,21 @@ class StatusServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _PageServer(ThreadingHTTPServer):
+    daemon_threads = True
+    contexts: Callable[[], ssl.SSLContext] | None = None
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection, on its own thread: a handshake takes as long as the other side likes, at most a time."""
+        if self.contexts is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(_SECONDS)
+        # What fails is somebody who speaks no TLS, has no certificate, or is gone.
+        with suppress(OSError), self.contexts().wrap_socket(request, server_side=True) as encrypted:
+            super().finish_request(encrypted, client_address)
 
 
 class _View:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from nearhash.errors import MissingExtraError
+from nearhash.service.calls import Answered
+
+_LONGEST_NAME = 80
 
 
 def trace_interceptor() -> Any:
@@ -20,6 +23,22 @@ def trace_interceptor() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"traces need {error.name}: pip install nearhash[otel]") from error
     return aio_server_interceptor()  # type: ignore[no-untyped-call]
+
+
+def annotate_span(answered: Answered) -> None:
+    """Say in the span of a call what it was about and where the time went."""
+    from opentelemetry import trace
+
+    call = answered.call
+    attributes = {
+        "nearhash.collection": call.collection[:_LONGEST_NAME] or None,
+        "nearhash.rows": call.rows,
+        "nearhash.k": call.k,
+        "nearhash.filter": call.filtered,
+        "nearhash.waited": call.spent.waited,
+        "nearhash.ran": call.spent.ran,
+    }
+    trace.get_current_span().set_attributes({name: value for name, value in attributes.items() if value is not None})
 
 
 def export_traces() -> None:

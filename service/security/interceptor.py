@@ -41,14 +41,21 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
     attempts
         Bounds failures by address. A good key is let in from any address: 256 bits cannot be guessed, so what needs
         protection from floods is the log, and clients must not be locked out by others that share their address.
+    refused
+        Told of each refusal: "unauthenticated", "attempts" or "permission".
     """
 
     def __init__(
-        self, ring: KeyRing | None, audit: AuditLog | None = None, attempts: FailedAttempts | None = None
+        self,
+        ring: KeyRing | None,
+        audit: AuditLog | None = None,
+        attempts: FailedAttempts | None = None,
+        refused: Callable[[str], None] | None = None,
     ) -> None:
         self._ring = ring
         self._audit = audit
         self._attempts = attempts or FailedAttempts()
+        self._refused = refused
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -80,6 +87,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
 
     def _failed(self, error: AuthenticationError, method: str, peer: str) -> _Refusal:
         beyond, seconds = self._attempts.add(address_of(peer))
+        self._count("attempts" if beyond else "unauthenticated")
         if not beyond:
             refusal = _Refusal(grpc.StatusCode.UNAUTHENTICATED, str(error))
         else:
@@ -94,11 +102,16 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
         return refusal
 
     def _forbidden(self, error: ServiceError, principal: Principal, method: str, peer: str) -> _Refusal:
+        self._count("permission")
         if self._audit is not None:
             self._audit.record(
                 method, grpc.StatusCode.PERMISSION_DENIED, principal=principal.name, peer=peer, reason=str(error)
             )
         return _Refusal(grpc.StatusCode.PERMISSION_DENIED, str(error))
+
+    def _count(self, reason: str) -> None:
+        if self._refused is not None:
+            self._refused(reason)
 
 
 class _Refusal(NamedTuple):

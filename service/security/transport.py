@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,8 +64,7 @@ def server_credentials(transport: TransportConfig) -> grpc.ServerCredentials:
     InvalidArgumentError
         A file cannot be read, is not PEM, or the key is not the certificate's.
     """
-    files = [path for path in (transport.certificate, transport.private_key, transport.client_ca) if path is not None]
-    identity = Reloading(files, lambda: _read_identity(transport))
+    identity = Reloading(_paths(transport), lambda: _read_identity(transport))
     return grpc.dynamic_ssl_server_credentials(
         identity.get().configuration(),
         lambda: identity.get().configuration(),
@@ -90,18 +90,30 @@ def add_port(server: grpc.aio.Server, address: str, transport: TransportConfig) 
         raise ServiceError(f"address: cannot listen on {address}; is the port in use?", "UNAVAILABLE") from error
 
 
-def check_listen(address: str, transport: TransportConfig, keys: bool) -> None:
+def page_contexts(transport: TransportConfig) -> Callable[[], ssl.SSLContext]:
+    """Gives what an HTTPS server needs for its next connection; like `server_credentials`, without a restart.
+
+    Raises
+    ------
+    InvalidArgumentError
+        See `server_credentials`.
+    """
+    return Reloading(_paths(transport), lambda: _checked_context(transport)).get
+
+
+def check_listen(address: str, transport: TransportConfig, keys: bool, argument: str = "listen") -> None:
     """As `refuse_eavesdroppers`; and warn of what is open all the same."""
-    refuse_eavesdroppers(address, transport, keys)
+    refuse_eavesdroppers(address, transport, keys, argument)
     if is_local(address):
         return
     if not transport.encrypted:
         log.warning("plaintext: whoever is between a client and %s can read and change all that is sent", address)
     if not keys and transport.client_ca is None:
-        log.warning("no keys and no client_ca: whoever reaches %s can read, change and drop everything", address)
+        may = "read, change and drop everything" if argument == "listen" else "read what it shows"
+        log.warning("no keys and no client_ca: whoever reaches %s can %s", address, may)
 
 
-def refuse_eavesdroppers(address: str, transport: TransportConfig, keys: bool) -> None:
+def refuse_eavesdroppers(address: str, transport: TransportConfig, keys: bool, argument: str = "listen") -> None:
     """Refuse to listen beyond loopback without encryption, unless `insecure` says so.
 
     Parameters
@@ -112,6 +124,8 @@ def refuse_eavesdroppers(address: str, transport: TransportConfig, keys: bool) -
         How connections are encrypted.
     keys
         Whether callers need an API key.
+    argument
+        What messages call the address.
 
     Raises
     ------
@@ -120,7 +134,7 @@ def refuse_eavesdroppers(address: str, transport: TransportConfig, keys: bool) -
     """
     if not (is_local(address) or transport.encrypted or transport.insecure):
         raise InvalidArgumentError(
-            f"listen: other machines can reach {address}, and could read all that is sent"
+            f"{argument}: other machines can reach {address}, and could read all that is sent"
             f"{', API keys included' if keys else ''}; give a certificate and private_key for TLS, "
             "or allow plaintext by insecure"
         )
@@ -156,7 +170,7 @@ class _Identity(NamedTuple):
 
 def _read_identity(transport: TransportConfig) -> _Identity:
     identity = _read_files(transport)
-    _check_identity(transport)
+    _checked_context(transport)
     if _read_files(transport) != identity:
         raise InvalidArgumentError(f"certificate: {transport.certificate} and its key change at this moment")
     return identity
@@ -172,8 +186,13 @@ def _read_files(transport: TransportConfig) -> _Identity:
     )
 
 
-def _check_identity(transport: TransportConfig) -> None:
+def _paths(transport: TransportConfig) -> list[Path]:
+    return [path for path in (transport.certificate, transport.private_key, transport.client_ca) if path is not None]
+
+
+def _checked_context(transport: TransportConfig) -> ssl.SSLContext:
     """gRPC would take wrong files and fail with every connection. Python's ssl checks files only, not bytes."""
+    _read_files(transport)  # who may read them
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     assert transport.certificate is not None
     try:
@@ -187,7 +206,9 @@ def _check_identity(transport: TransportConfig) -> None:
     if transport.client_ca is not None:
         try:
             context.load_verify_locations(transport.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
         except (ssl.SSLError, OSError) as error:
             raise InvalidArgumentError(
                 f"client_ca: expected certificates, PEM, in {transport.client_ca}: {error}"
             ) from error
+    return context

@@ -46,6 +46,7 @@ check_permissions = false
 [operations]
 metrics = "0.0.0.0:9090"
 status_page = "127.0.0.1:8080"
+slow_seconds = 2
 log_format = "json"
 log_level = "warning"
 """
@@ -80,7 +81,7 @@ def test_everything_is_read_and_paths_are_relative_to_the_file(write, tmp_path):
         listen="0.0.0.0:6000",
         data=tmp_path / "collections",
         readers=3,
-        operations=OperationsConfig("0.0.0.0:9090", "127.0.0.1:8080", "json", "warning"),
+        operations=OperationsConfig("0.0.0.0:9090", "127.0.0.1:8080", "json", "warning", slow_seconds=2.0),
     )
 
 
@@ -146,6 +147,9 @@ def test_every_limit_can_be_set(write):
         ("[server]\ngrace = 1\ngrace = 2", "is not TOML"),
         ("a = " + "[" * 100_000, "is not TOML"),
         ("[server]\nlisten = '0.0.0.0:1'", "listen: other machines can reach 0.0.0.0:1"),
+        ("[operations]\nslow_seconds = nan", "slow_seconds: expected seconds >= 0, got nan"),
+        ("[operations]\nslow_seconds = 'long'", "slow_seconds: expected a number"),
+        ("[operations]\nmetrics = '0.0.0.0:1'", "metrics: other machines can reach 0.0.0.0:1"),
         ("[operations]\nstatus_page = '0.0.0.0:1'", "status_page: other machines can reach 0.0.0.0:1"),
     ],
 )

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import grpc
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from nearhash.errors import InvalidArgumentError, ServiceError
 from nearhash.protos.v1 import (
@@ -60,6 +62,7 @@ class Process(NamedTuple):
     address: str
     keys: dict[str, str]
     audit: Path
+    metrics: str
 
     def caller(self, role: str, number: int) -> Caller:
         options = [("grpc.use_local_subchannel_pool", 1), ("nearhash.number", number)]  # a connection of its own
@@ -86,7 +89,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     keys = {role: add_key(folder / "keys.json", role, role, ["*"], None) for role in ("read", "admin")}
     command = [sys.executable, "-m", "nearhash.command_line", "serve", "--data", str(folder / "data"), "--json"]
     command += ["--listen", "127.0.0.1:0", "--readers", "2", "--keys", str(folder / "keys.json")]
-    command += ["--audit", str(folder / "audit.log")]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        metrics = f"127.0.0.1:{free.getsockname()[1]}"
+    command += ["--audit", str(folder / "audit.log"), "--metrics", metrics]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             lines = iter(process.stdout.readline, "")
@@ -95,7 +100,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
                 text += next(lines)
             ready = json.loads(text)
             assert ready["readers"] == 2
-            yield Process(process, ready["address"], keys, folder / "audit.log")
+            yield Process(process, ready["address"], keys, folder / "audit.log", metrics)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -188,16 +193,44 @@ def test_a_collection_that_was_dropped_and_made_anew_is_the_new_one(callers):
         assert failure.value.code() is CODE.NOT_FOUND
 
 
+def requests_by_process(served: Process) -> dict[str, float]:
+    headers = {"Authorization": f"Bearer {served.keys['admin']}"}
+    with urllib.request.urlopen(urllib.request.Request(f"http://{served.metrics}/metrics", headers=headers)) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        return {
+            one.labels["process"]: one.value
+            for family in families
+            for one in family.samples
+            if one.name == "nearhash_process_requests_total"
+        }
+
+
+@linux
+def test_requests_of_readers_are_counted(served, callers):
+    before = sum(requests_by_process(served).values())
+    reader = next(caller for caller in callers if caller.is_reader())
+    for _ in range(20):
+        reader.call(reader.points.Count, points_pb2.CountRequest(collection="c"))
+    end = time.monotonic() + 20
+    while sum((counted := requests_by_process(served)).values()) < before + 20:
+        assert time.monotonic() < end, counted
+        time.sleep(0.05)
+    assert max(requests for name, requests in counted.items() if name.startswith("reader-")) >= 20
+
+
 @linux
 def test_a_reader_that_dies_is_replaced_and_all_end_with_the_server(served):
     before = served.readers()
     assert len(before) == 2
+    counted = requests_by_process(served)
     os.kill(before[0], signal.SIGKILL)
     end = time.monotonic() + 30
     while len(set(served.readers()) - {before[0]}) < 2:
         assert time.monotonic() < end
         time.sleep(0.05)
     after = served.readers()
+    remain = requests_by_process(served)
+    assert all(remain[name] >= requests for name, requests in counted.items())
     served.process.send_signal(signal.SIGTERM)
     assert served.process.wait(30) == 0
     notices = served.process.stderr.read()

@@ -1,8 +1,10 @@
 """Metrics, health and the status page, by HTTP; the page also in a browser."""
 
+import http.client
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -10,15 +12,17 @@ import urllib.request
 
 import numpy as np
 import pytest
+import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
 import nearhash as nh
-from nearhash.service import metrics
+from nearhash.service import recall_probe
 from nearhash.service.background import running_server
 from nearhash.service.config import ServerConfig
 from nearhash.service.config_file import OperationsConfig
 from nearhash.service.engine.database import Database
 from nearhash.service.security.key_file import add_key
+from nearhash.service.security.transport import TransportConfig
 
 DIM = 4
 XSS = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -33,6 +37,16 @@ def free_pages():
     return OperationsConfig(metrics=addresses[0], status_page=addresses[1])
 
 
+def other_address():
+    """An address of this machine that is not loopback; empty without one. Nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect(("192.0.2.1", 9))
+        except OSError:
+            return ""
+        return asking.getsockname()[0]
+
+
 @pytest.fixture(scope="module")
 def rows():
     return np.random.default_rng(2).standard_normal((300, DIM)).astype(np.float32)
@@ -41,7 +55,7 @@ def rows():
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory, rows):
     """Client and addresses of a server with a collection: metrics, status page."""
-    share, metrics.PROBED = metrics.PROBED, 1.0
+    share, recall_probe.PROBED = recall_probe.PROBED, 1.0
     with Database(tmp_path_factory.mktemp("data")) as database:
         collection = database.create("things", dim=DIM, metric="l2")
         collection.upsert(range(250), rows[:250], payloads=[{"n": own} for own in range(250)])
@@ -52,7 +66,7 @@ def watched(tmp_path_factory, rows):
             running_server(None, database=database, operations=operations) as address,
             nh.Client(address) as client,
         ):
-            metrics.PROBED = share
+            recall_probe.PROBED = share
             yield client, operations.metrics, operations.status_page
 
 
@@ -97,7 +111,25 @@ def test_requests_and_collections_are_counted(watched, rows):
     assert seen["nearhash_collection_segments", "flat", "things"] == 1
     assert seen["nearhash_collection_ok", "things"] == 1
     assert seen["nearhash_pending_requests",] == 0
+    assert seen["nearhash_collection_requests_total", "OK", "Search", "things"] == before + 5
+    assert seen["nearhash_collection_requests_total", "INVALID_ARGUMENT", "Search", "things"] >= 1
+    assert seen["nearhash_collection_request_seconds_count", "read", "things"] >= before + 6
+    assert seen["nearhash_queue_seconds_count", "search"] >= before + 5
+    assert seen["nearhash_batch_rows_count",] >= 1
+    assert seen["nearhash_refusals_total", "limits"] >= 1
+    assert seen["nearhash_process_requests_total", "writer"] >= before + 6
     assert samples(page).keys() >= seen.keys()
+
+
+def test_names_that_callers_make_up_get_no_series(watched, rows):
+    client, address, _ = watched
+    for number in range(3):
+        with pytest.raises(nh.errors.UnknownCollectionError):
+            client.collection(f"made-up-{number}").search(rows[0])
+    seen = samples(address)
+    made_up = [key for key in seen if "_other" in key and key[0] == "nearhash_collection_requests_total"]
+    assert sum(seen[key] for key in made_up) >= 3
+    assert "made-up" not in get(address, "/metrics")
 
 
 def test_recall_is_probed(watched, rows):
@@ -181,7 +213,10 @@ def test_with_keys_everything_but_health_needs_one(tmp_path, rows):
         config = ServerConfig(keys=keys)
         operations = free_pages()
         address, page = operations.metrics, operations.status_page
-        with running_server(None, config=config, database=database, operations=operations):
+        with running_server(None, config=config, database=database, operations=operations) as server:
+            for key in ("nonsense", other):
+                with nh.Client(server, api_key=key) as client, pytest.raises(nh.errors.ServiceError):
+                    client.collection("things").search(rows[0])
             assert get(page, "/healthz") == "ok\n"
             for call in (
                 lambda: get(address, "/metrics"),
@@ -196,9 +231,51 @@ def test_with_keys_everything_but_health_needs_one(tmp_path, rows):
                 counted = get(address, "/metrics", Authorization=f"Bearer {key}")
                 assert ('collection="things"' in counted) == (names == ["things"])
                 assert "nearhash_pending_requests 0.0" in counted
+                assert "_other" not in counted  # it tells of collections that the key is not for
+            seen = {
+                line.split()[0]: float(line.split()[1])
+                for line in get(address, "/metrics", Authorization=f"Bearer {reader}").splitlines()
+                if line.startswith("nearhash_refusals_total")
+            }
+            for reason in ("unauthenticated", "permission"):
+                assert seen[f'nearhash_refusals_total{{reason="{reason}"}}'] >= 1
             asked = {"collection": "things", "id": 1}
             assert len(post(page, "/search", asked, Authorization=f"Bearer {reader}")["points"]) == 1
             assert refusal(lambda: post(page, "/search", asked, Authorization=f"Bearer {other}"))[0] == 403
+
+
+@pytest.mark.skipif(not other_address(), reason="needs an address beside loopback")
+def test_beyond_loopback_pages_have_the_servers_certificate(tmp_path, rows):
+    host = other_address()
+    authority = trustme.CA()
+    paths = [tmp_path / name for name in ("server.pem", "server.key")]
+    issued = authority.issue_cert(host)
+    issued.cert_chain_pems[0].write_to_path(paths[0])
+    issued.private_key_pem.write_to_path(paths[1])
+    paths[1].chmod(0o600)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    address = free_pages().metrics.replace("127.0.0.1", host)
+    operations = OperationsConfig(metrics=address)
+    with (
+        Database(tmp_path / "a") as database,
+        pytest.raises(nh.errors.InvalidArgumentError, match="metrics: other machines can reach"),
+        running_server(None, database=database, operations=operations),
+    ):
+        pass
+    config = ServerConfig(transport=TransportConfig(*paths))
+    with (
+        Database(tmp_path / "b") as database,
+        running_server(None, config=config, database=database, operations=operations),
+    ):
+        with socket.create_connection((host, int(address.rpartition(":")[2])), 20):  # says nothing, holds up nobody
+            url = f"https://{address}/metrics"
+            with urllib.request.urlopen(url, timeout=5, context=trusting) as answer:
+                assert b"nearhash_pending_requests" in answer.read()
+        with pytest.raises(urllib.error.URLError, match="certificate verify failed"):
+            urllib.request.urlopen(url, timeout=5, context=ssl.create_default_context())
+        with pytest.raises((http.client.HTTPException, OSError)):
+            get(address, "/metrics")
 
 
 def browsed(url, folder):

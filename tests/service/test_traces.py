@@ -38,3 +38,13 @@ def test_each_call_is_a_span_of_its_callers_trace():
     assert [span.name for span in spans] == ["/nearhash.v1.SearchService/Search"] * 2
     assert f"{spans[0].context.trace_id:032x}" == caller
     assert [span.attributes["rpc.grpc.status_code"] for span in spans] == [0, 3]
+    found = spans[0].attributes
+    assert {name: found[f"nearhash.{name}"] for name in ("collection", "rows", "k", "filter")} == {
+        "collection": "default",
+        "rows": 3,
+        "k": 1,
+        "filter": False,
+    }
+    assert found["nearhash.waited"] >= 0
+    assert found["nearhash.ran"] > 0
+    assert "nearhash.rows" not in spans[1].attributes  # it was refused before anybody knew

@@ -46,6 +46,9 @@ def serve(
     status_page: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="A page to look at, by HTTP.", show_default=False)
     ] = None,
+    slow_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Log requests that take as long; inf for none.", show_default="1")
+    ] = None,
     readers: Annotated[
         int | None, typer.Option(min=0, max=64, help="Processes that search beside this one.", show_default="0")
     ] = None,
@@ -97,6 +100,7 @@ def serve(
             "security.audit": audit,
             "operations.metrics": metrics,
             "operations.status_page": status_page,
+            "operations.slow_seconds": slow_seconds,
         },
     )
     if settings.data is None and index is None:
