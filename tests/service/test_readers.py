@@ -76,11 +76,18 @@ class Process(NamedTuple):
         )
 
     def readers(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        pids = {
-            int(pid) for task in children.parent.parent.iterdir() for pid in (task / "children").read_text().split()
-        }
-        return sorted(pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        pids: set[int] = set()
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            pids.update(int(pid) for pid in read_if_there(task / "children").split())
+        return sorted(pid for pid in pids if b"spawn_main" in read_if_there(Path(f"/proc/{pid}/cmdline")))
+
+
+def read_if_there(path: Path) -> bytes:
+    """A file of /proc; empty of a thread or process that ended since it was listed."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 @pytest.fixture(scope="module")

@@ -157,7 +157,8 @@ def test_attempts_end_with_the_deadline(scripted_server, refusal, make_client, n
     with scripted_server(**{method: [[step]] if method == "Scroll" else [step]}) as server:
         client = make_client(server.address, timeout=0.4)
         began = time.monotonic()
-        with pytest.raises(ServiceError, match=f"scripted {code}"):
+        # An attempt that begins just before the deadline may be cut off by it, and it is not known what came of it.
+        with pytest.raises(ServiceError, match=f"scripted {code}|Deadline Exceeded"):
             call(client)
         assert time.monotonic() - began < 1
     assert 2 < len(server.requests[method]) < 20
