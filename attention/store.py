@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.attention.arguments import Reading, as_heads, as_queries, check_reading
+from nearhash.attention.batch import attend_batch
 from nearhash.attention.codes import make_codes
 from nearhash.attention.decoding import (
-    attend_dense,
-    attend_estimator,
-    attend_priority,
+    DenseStep,
+    EstimatorStep,
+    PriorityStep,
+    Step,
     retrieve_estimator,
     retrieve_priority,
 )
@@ -250,16 +252,10 @@ class KVStore:
         and denominator of the softmax are then sums of ``exp(s_i) / p_i``, unbiased (Horvitz and Thompson 1952). One
         sample serves all queries of a group.
         """
-        reading = check_reading(estimator, budget, sink, local, scale, step, layer, self.head_dim, options)
-        scaled, group, workers = self._prepare(queries, reading, threads)
-        with self._lock.read():
-            self._check_open()
-            if isinstance(reading.estimator, Priority):
-                return attend_priority(self, scaled, group, reading, workers)
-            if isinstance(reading.estimator, Dense):
-                return attend_dense(self, scaled, group, workers)
-            with self._one_at_a_time:
-                return attend_estimator(self, scaled, group, reading, workers)
+        found = attend_batch(
+            [self], [queries], estimator, budget, sink, local, scale, step, layer, threads, **options
+        )  # fmt: skip
+        return found[0]
 
     def retrieve(
         self,
@@ -288,7 +284,8 @@ class KVStore:
             And its subclasses DimensionError and DtypeError.
         """
         reading = check_reading(estimator, budget, sink, local, scale, step, layer, self.head_dim, options)
-        scaled, group, workers = self._prepare(queries, reading, threads)
+        scaled, group = self._prepare(queries, reading)
+        workers = resolve_threads(self._threads if threads is None else threads)
         with self._lock.read():
             self._check_open()
             if isinstance(reading.estimator, Priority):
@@ -296,15 +293,21 @@ class KVStore:
             with self._one_at_a_time:
                 return retrieve_estimator(self, scaled, group, reading, workers)
 
-    def _prepare(
-        self, queries: ArrayLike, reading: Reading, threads: int | None
-    ) -> tuple[NDArray[np.float32], int, int]:
-        """Queries times the scale, how many of them share a KV head, and threads; codes are made if they are needed."""
+    def _prepare(self, queries: ArrayLike, reading: Reading) -> tuple[NDArray[np.float32], int]:
+        """Queries times the scale, and how many of them share a KV head; codes are made if they are needed."""
         own, group = as_queries(queries, self.kv_heads, self.head_dim)
-        workers = self._threads_for(0) if threads is None else resolve_threads(threads)
         if reading.estimator.uses_codes:
             self._encode(reading.local)
-        return own * np.float32(reading.scale), group, workers
+        return own * np.float32(reading.scale), group
+
+    def _step(self, scaled: NDArray[np.float32], group: int, reading: Reading) -> Step:
+        """Attention of a step; the caller holds the lock until it has run."""
+        self._check_open()
+        if isinstance(reading.estimator, Priority):
+            return PriorityStep(self, scaled, group, reading)
+        if isinstance(reading.estimator, Dense):
+            return DenseStep(self, scaled, group)
+        return EstimatorStep(self, scaled, group, reading)
 
     def _index_of(self, estimator: Estimator, head: StoreHead, always: NDArray[np.int64]) -> Any:
         """What an estimator keeps of a head, made now if it is not there."""

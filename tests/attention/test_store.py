@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import nearhash as nh
-from nearhash.attention import Attention, KVStore, merge
+from nearhash.attention import Attention, KVStore, attend_batch, merge
 from nearhash.errors import (
     ClosedError,
     DimensionError,
@@ -487,3 +487,31 @@ def test_it_is_part_of_the_public_face():
     assert nh.attention.KVStore is KVStore
     assert "KVStore" in dir(nh.attention)
     assert "tokens=7" in repr(filled(7))
+
+
+@pytest.mark.parametrize("estimator", ["priority", "dense", "uniform"])
+def test_a_batch_is_its_sequences_one_by_one(estimator):
+    rng = np.random.default_rng(1)
+    stores = []
+    for row, count in enumerate((900, 0, 5, 4200)):
+        stores.append(KVStore(2, 16, seed=row))
+        stores[-1].append(rng.standard_normal((2, count, 16)), rng.standard_normal((2, count, 16)))
+    queries = rng.standard_normal((4, 6, 16))
+    expected = [store.attend(q, estimator, 50, step=3) for store, q in zip(stores, queries, strict=True)]
+    for threads in (1, 3):
+        found = attend_batch(stores, queries, estimator, 50, step=3, threads=threads)
+        for one, other in zip(expected, found, strict=True):
+            assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))
+    assert attend_batch([], []) == []
+
+
+def test_refused_batches():
+    stores = [KVStore(1, 8), KVStore(1, 8)]
+    with pytest.raises(InvalidArgumentError, match="stores: expected each store once"):
+        attend_batch([stores[0], stores[0]], np.ones((2, 1, 8)))
+    with pytest.raises(InvalidArgumentError, match="queries: expected those of 2 stores, got 1"):
+        attend_batch(stores, np.ones((1, 1, 8)))
+    stores[1].close()
+    with pytest.raises(ClosedError):
+        attend_batch(stores, np.ones((2, 1, 8)))
+    stores[0].append(np.ones((1, 1, 8)), np.ones((1, 1, 8)))  # its lock was given back
