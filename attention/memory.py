@@ -16,16 +16,22 @@ from nearhash.kernels.attention_rows import PAGE
 
 
 class Budget:
-    """Bytes that a store and its forks hold together.
+    """Bytes that a store and its forks, or any number of stores, hold together.
 
     Parameters
     ----------
     limit
         How many there may be; None for any number.
+    name
+        Of the limit, for messages.
+    within
+        A budget that this one is a part of: what is taken here is taken there, too.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, name: str = "memory_limit", within: Budget | None = None) -> None:
         self.limit = limit
+        self._name = name
+        self._within = within
         self._used = 0
         self.guard = threading.Lock()
 
@@ -38,29 +44,36 @@ class Budget:
         with self.guard:
             if self.limit is not None and self._used + count > self.limit:
                 raise MemoryLimitError(
-                    f"memory_limit: {self._used:,} bytes are held and {count:,} more are needed, the limit is "
+                    f"{self._name}: {self._used:,} bytes are held and {count:,} more are needed, the limit is "
                     f"{self.limit:,}"
                 )
             self._used += count
+        if self._within is not None:
+            try:
+                self._within.take(count)
+            except BaseException:
+                with self.guard:
+                    self._used -= count
+                raise
 
     def give(self, count: int) -> None:
         """Give bytes back."""
         with self.guard:
             self._used -= count
+        if self._within is not None:
+            self._within.give(count)
 
 
 class _Block:
-    """One page of each KV head, held by one store or by several; the last of them gives its bytes back."""
+    """One page of each KV head, held by one store or by several; the last of them gives its bytes back.
+
+    Whoever makes it has taken them from the budget.
+    """
 
     __slots__ = ("_budget", "_holders", "array")
 
     def __init__(self, shape: tuple[int, int], budget: Budget) -> None:
-        budget.take(shape[0] * shape[1])
-        try:
-            self.array: NDArray[np.uint8] = aligned_empty(shape, np.uint8)
-        except BaseException:
-            budget.give(shape[0] * shape[1])
-            raise
+        self.array: NDArray[np.uint8] = aligned_empty(shape, np.uint8)
         self._budget = budget
         self._holders = 1
 
@@ -119,17 +132,24 @@ class Pages:
         """Make the tokens ``first <= position < last`` writable: new pages, and copies of pages that forks hold, too.
 
         first is at most the number of tokens that there are pages for. If memory does not suffice, this raises, and
-        what was readable is so still.
+        nothing has changed.
         """
-        for number in range(first // PAGE, min(-(-last // PAGE), len(self._blocks))):
-            block = self._blocks[number]
-            if block.shared:
-                copy = self._blocks[number] = _Block(self._shape, self._budget)
-                copy.array[...] = block.array
-                block.let_go()
-                self._enter(number)
-        while len(self._blocks) * PAGE < last:
-            self._blocks.append(_Block(self._shape, self._budget))
+        held, wanted = len(self._blocks), -(-last // PAGE)
+        shared = [number for number in range(first // PAGE, min(wanted, held)) if self._blocks[number].shared]
+        count, page = len(shared) + max(wanted - held, 0), self._shape[0] * self._shape[1]
+        self._budget.take(count * page)
+        try:
+            fresh = [_Block(self._shape, self._budget) for _ in range(count)]
+        except BaseException:
+            self._budget.give(count * page)
+            raise
+        for number, copy in zip(shared, fresh, strict=False):
+            copy.array[...] = self._blocks[number].array
+            self._blocks[number].let_go()
+            self._blocks[number] = copy
+            self._enter(number)
+        for block in fresh[len(shared) :]:
+            self._blocks.append(block)
             self._enter(len(self._blocks) - 1)
 
     def _enter(self, number: int) -> None:

@@ -60,8 +60,8 @@ class KVStore:
         What keys and values are kept as; int8 has a scale for each key and each value.
     seed : int
         Of the draws. The same seed, layer and step draw the same tokens, whatever the threads.
-    memory_limit : int, optional
-        Bytes that the store and its forks may hold together.
+    memory_limit : int or Budget, optional
+        Bytes that the store and its forks may hold together; a `memory.Budget` is shared with other stores.
     threads : int, optional
         By default all cores; no result depends on it.
 
@@ -81,7 +81,7 @@ class KVStore:
         codec: str = "lvq4",
         dtype: str = "float32",
         seed: int = 0,
-        memory_limit: int | None = None,
+        memory_limit: int | Budget | None = None,
         threads: int | None = None,
     ) -> None:
         self.kv_heads = check_count(kv_heads, "kv_heads", most=MAX_HEADS)
@@ -93,9 +93,10 @@ class KVStore:
         self.codec, self.dtype, self.seed = codec, dtype, check_seed(seed)
         self._key_codes = make_codes(codec, self.head_dim, self.seed)
         self._threads = threads if threads is None else resolve_threads(threads)
-        limit = None if memory_limit is None else check_count(memory_limit, "memory_limit")
+        if not isinstance(memory_limit, Budget):
+            memory_limit = Budget(None if memory_limit is None else check_count(memory_limit, "memory_limit"))
         self._rows = rows_scheme(dtype, self.head_dim)
-        self._budget = Budget(limit)
+        self._budget = memory_limit
         self._pages = Pages(self.kv_heads, page_bytes(self._rows), self._budget)
         self._code_pages = Pages(self.kv_heads, self._key_codes.page_bytes, self._budget)
         self._codes = _Codes((), 0)
