@@ -301,9 +301,14 @@ def test_sessions_belong_to_who_made_them(sessions):
 
 def test_a_session_that_is_freed_while_it_is_used(sessions):
     held = sessions.create("me", SETTINGS)
-    with pytest.raises(UnknownSessionError, match="was freed meanwhile"), sessions.using("me", held.id):
-        sessions.free("me", held.id)
-        held.session.append(0, 0, *tokens(1))
+
+    def use():
+        with sessions.using("me", held.id):
+            sessions.free("me", held.id)
+            held.session.append(0, 0, *tokens(1))
+
+    with pytest.raises(UnknownSessionError, match="was freed meanwhile"):
+        use()
     with pytest.raises(UnknownSessionError, match="was freed"), sessions.using("me", held.id):
         pass
 
@@ -311,7 +316,7 @@ def test_a_session_that_is_freed_while_it_is_used(sessions):
 def test_a_request_makes_one_session_however_often_it_comes(sessions, clock):
     first = sessions.create("me", SETTINGS, 10, request_id="a", request=b"1")
     assert sessions.create("me", SETTINGS, 10, request_id="a", request=b"1") is first
-    with pytest.raises(InvalidArgumentError, match="request_id: .* got that of another request"):
+    with pytest.raises(InvalidArgumentError, match=r"request_id: .* got that of another request"):
         sessions.create("me", SETTINGS, 10, request_id="a", request=b"2")
     with pytest.raises(InvalidArgumentError, match="request_id: expected 1 to 128 bytes"):
         sessions.create("me", SETTINGS, request_id="a" * 129)
