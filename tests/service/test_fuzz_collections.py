@@ -108,11 +108,11 @@ sketch_settings = st.builds(
 
 
 @st.composite
-def heads(draw: st.DrawFn) -> tensor_pb2.Tensor:
+def heads(draw: st.DrawFn, axes: tuple[int, ...] | None = None) -> tensor_pb2.Tensor:
     """Keys, values or queries of the session, some of which are none."""
-    shape = draw(st.sampled_from([[2, 2, 8], [2, 2, 8], [2, 8], [2, 8], [1, 2, 8], [2, 0, 8]]))
+    shape = draw(st.sampled_from([[2, 2, 8], [2, 8], [1, 2, 8], [2, 0, 8]] if axes is None else [axes]))
     dtype = draw(st.sampled_from([np.float32, np.float16, np.int8]))
-    fill = 1 if dtype is np.int8 else draw(st.sampled_from([0.0, 1.0, 1.0, np.nan, 1e4]))
+    fill = 1 if dtype is np.int8 else draw(st.sampled_from([0.0, 1.0, 1.0, 1.0, np.nan, 1e4]))
     return to_tensor(np.full(shape, fill, dtype), "")
 
 
@@ -125,13 +125,24 @@ def readings(draw: st.DrawFn) -> attention_pb2.Reading:
         st.builds(attention_pb2.ReadingOption, flag=st.booleans()),
         st.builds(attention_pb2.ReadingOption),
     )
-    budgets = [{}, {"count": 3}, {"share": 0.5}, {"count": 2**64 - 1}, {"share": np.nan}, {"count": 0}]
+    budgets = [
+        {},
+        {},
+        {},
+        {"count": 3},
+        {"count": 1},
+        {"share": 0.5},
+        {"share": 1.0},
+        {"count": 2**64 - 1},
+        {"share": np.nan},
+        {"count": 0},
+    ]
     return attention_pb2.Reading(
-        estimator=draw(st.sampled_from(["", "dense", "uniform", "vattention", "topk_oracle", "magicpig", "x"])),
+        estimator=draw(st.sampled_from(["", "", "dense", "uniform", "vattention", "topk_oracle", "magicpig", "x"])),
         sink=draw(small),
         local=draw(small),
-        scale=draw(st.sampled_from([None, 0.3]) | st.floats()),
-        options=draw(st.dictionaries(names, values, max_size=2)),
+        scale=draw(st.sampled_from([None, None, None, 0.3, 1.0, np.nan, 1e300, -1.0])),
+        options=draw(st.just({}) | st.dictionaries(names, values, max_size=2)),
         **draw(st.sampled_from(budgets)),
     )
 
@@ -139,7 +150,7 @@ def readings(draw: st.DrawFn) -> attention_pb2.Reading:
 small = st.integers(0, 5) | st.integers(0, 2**32 - 1)
 sessions = st.sampled_from([SESSION, SESSION, SESSION, "", "x"]) | st.text(max_size=8)
 asked = st.builds(
-    attention_pb2.Asked, session=sessions, layer=st.integers(0, 3), queries=heads() | tensors(), step=small
+    attention_pb2.Asked, session=sessions, layer=st.integers(0, 3), queries=heads((2, 8)) | heads(), step=small
 )
 MESSAGES = {  # by kind
     "CollectionSettings": st.builds(
@@ -167,9 +178,9 @@ MESSAGES = {  # by kind
         attention_pb2.SessionSettings,
         layers=st.integers(0, 3) | st.integers(0, 2**32 - 1),
         kv_heads=st.integers(0, 3) | st.integers(0, 2**32 - 1),
-        head_dim=st.sampled_from([0, 4, 8, 2**32 - 1]),
-        codec=st.sampled_from(["", "lvq4", "x"]),
-        dtype=st.sampled_from(["", "float32", "x"]),
+        head_dim=st.sampled_from([8, 8, 8, 0, 4, 2**32 - 1]),
+        codec=st.sampled_from(["", "", "lvq4", "x"]),
+        dtype=st.sampled_from(["", "", "float32", "x"]),
         seed=st.integers(0, 2**64 - 1),
     ),
     "Reading": readings(),
@@ -201,10 +212,10 @@ VALUES = {
     "layer": st.integers(0, 3) | st.integers(0, 2**32 - 1),
     "start": st.integers(0, 6) | st.integers(0, 2**64 - 1),
     "length": st.integers(0, 6) | st.integers(0, 2**64 - 1),
-    "keys": heads() | tensors(),
-    "values": heads() | tensors(),
-    "lease": st.sampled_from([0.0, 100.0, -1.0, 1e300, np.nan, np.inf]),
-    "memory_limit": st.sampled_from([0, 1, 2**20, 2**64 - 1]),
+    "keys": heads((2, 2, 8)) | heads() | tensors(),
+    "values": heads((2, 2, 8)) | heads(),
+    "lease": st.sampled_from([0.0, 0.0, 0.0, 100.0, 100.0, -1.0, 1e300, np.nan, np.inf]),
+    "memory_limit": st.sampled_from([0, 0, 1, 2**20, 2**64 - 1]),
     "step": small,
 }
 REPEATED = {"asked"}
@@ -247,6 +258,13 @@ GOOD = [
             reading=attention_pb2.Reading(
                 count=3, sink=1, local=1, options={"eps": attention_pb2.ReadingOption(real=0.1)}
             ),
+        ),
+    ),
+    (
+        "/nearhash.v1.AttentionService/Retrieve",
+        attention_pb2.RetrieveRequest(
+            asked=[attention_pb2.Asked(session=SESSION, queries=to_tensor(np.ones((2, 8), np.float32), ""))] * 2,
+            reading=attention_pb2.Reading(share=0.5, sink=0, local=1, scale=0.5),
         ),
     ),
     (
