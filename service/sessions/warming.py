@@ -26,4 +26,5 @@ def warm(settings: SessionSettings) -> None:
             store.append(tokens, tokens)
             for estimator in ("dense", "priority"):
                 store.attend(tokens[0, :2], estimator, 40)
+            store.retrieve(tokens[0, :2], budget=40)
         _warmed.add(kind)
