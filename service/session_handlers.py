@@ -103,14 +103,14 @@ class SessionHandlers:
                     owner, held, length, request.lease, request.request_id, request.SerializeToString()
                 )
 
-            made = await self._queues.writes.run(fork, call.deadline, call.size)
+            made = await self._queues.appends.run(fork, call.deadline, call.size)
         call.facts["session"] = made.id[:_LOGGED]
         return pb.ForkResponse(session=made.id, lease=made.lease).SerializeToString()
 
     async def _free(self, request: pb.FreeRequest, call: Call) -> bytes:
         call.facts = {"session": request.session[:_LOGGED]}
         owner = call.principal.name
-        await self._queues.writes.run(lambda: self._sessions.free(owner, request.session), call.deadline, call.size)
+        await self._queues.appends.run(lambda: self._sessions.free(owner, request.session), call.deadline, call.size)
         return pb.FreeResponse().SerializeToString()
 
     async def _renew(self, request: pb.RenewRequest, call: Call) -> bytes:
@@ -145,7 +145,7 @@ class SessionHandlers:
                 keys, values = _floats(request, "keys", 3), _floats(request, "values", 3)
                 return held.session.append(request.layer, request.start, keys, values)
 
-            tokens = await self._queues.writes.run(append, call.deadline, call.size)
+            tokens = await self._queues.appends.run(append, call.deadline, call.size)
         return pb.AppendKVResponse(tokens=tokens).SerializeToString()
 
     async def _truncate(self, request: pb.TruncateRequest, call: Call) -> bytes:
@@ -155,7 +155,7 @@ class SessionHandlers:
             def truncate() -> None:
                 held.session.truncate(request.length, layer)
 
-            await self._queues.writes.run(truncate, call.deadline, call.size)
+            await self._queues.appends.run(truncate, call.deadline, call.size)
         return pb.TruncateResponse().SerializeToString()
 
     # --- attention ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import threading
@@ -53,7 +54,7 @@ class Held:
     users
         Calls that use it now; it does not end meanwhile.
     made_by
-        Id of the request that made it, and that request.
+        Id of the request that made it, and the digest of that request.
     """
 
     id: str
@@ -287,7 +288,7 @@ class Sessions:
 
     def _added(self, owner: str, session: Session, lease: float, request_id: str, request: bytes) -> Held:
         """The session under a new id, or the one that the same request has made before."""
-        made_by = (request_id, request) if request_id else None
+        made_by = (request_id, hashlib.sha256(request).digest()) if request_id else None
         try:
             check_request_id(request_id or None)
             with self._guard:
