@@ -49,7 +49,10 @@ def machine(client):
 
         @initialize(target=sessions)
         def first(self):
-            return self.create()
+            session = self.create()
+            for layer in range(LAYERS):
+                self.append(session, layer, seed=layer, count=20)
+            return session
 
         @rule(target=sessions)
         def create(self):
