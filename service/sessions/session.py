@@ -172,7 +172,8 @@ class Session:
         """
         self.check_layer(layer)
         self._check_open()
-        return self._stores[layer] or self._empty
+        store = self._stores[layer]
+        return self._empty if store is None else store
 
     def check_layer(self, layer: int) -> None:
         """Raise InvalidArgumentError if there is no such layer."""
