@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nearhash.attention.arguments import Reading
 from nearhash.attention.estimators.base import Choice, exact_tokens, normal_quantile
-from nearhash.attention.estimators.priority import Priority
+from nearhash.attention.estimators.priority import DENSE_AT, LEAST_SAMPLE, Priority, enlarged
 from nearhash.attention.results import Attention, Retrieval
 from nearhash.attention.store_head import StoreHead
 from nearhash.index.arrays import aligned_empty
@@ -29,7 +29,6 @@ Floats = NDArray[np.float32]
 
 MOST_QUERIES = 16  # of one kernel call: groups of more have several
 PART = 4096  # tokens that are attended to together, then merged: results do not depend on threads
-_DENSE_AT = 0.5  # share of the tokens at which an error that was wished for is no longer sought by sampling
 
 
 class Step(Protocol):
@@ -165,30 +164,34 @@ class _Sampler:
             self.store._key_codes.scan(common, self.codes, self.queries, self.first, self.last, self.scratch)
 
     def attend(self) -> int:
-        """Attend, with more and more tokens where an error was wished for; returns the reads."""
+        """Attend, with more tokens as long as a wished error is exceeded; returns how many were read, each once."""
         store, own, estimator = self.store, self.own, self.estimator
         output, lse, variance = self.heads.output[own], self.heads.lse[own], np.zeros(len(self.queries), np.float32)
-        reads = 0
+        exact = self.count - (self.last - self.first)
+        if self.eps is not None:
+            self.budget = max(self.budget, LEAST_SAMPLE)
         while True:
-            if reads and self.budget >= _DENSE_AT * self.count:
+            if self.eps is not None and exact + self.budget >= DENSE_AT * self.count:
                 self.budget = self.count
                 kernels.attend_dense(store._rows, self.queries, self.pages, 0, self.count, output, lse)
                 self.heads.error[own] = 0.0
-                return reads + self.count
+                return self.count
             self._scan()
-            read = attend_priority_kernel(
+            reads = attend_priority_kernel(
                 store._rows, self.queries, self.pages, self.count, self.first, self.last, self.scratch, self.codes,
                 store._key_codes.norms_at, estimator.temperature, estimator.floor, self.key, self.budget, output, lse,
                 variance,
             )  # fmt: skip
-            reads += int(read)
             norm = np.linalg.norm(output, axis=1)
             with np.errstate(divide="ignore", invalid="ignore"):
                 error = np.where(variance > 0, np.sqrt(variance) / norm, 0.0)
             self.heads.error[own] = error
-            if self.eps is None or (normal_quantile(estimator.delta) * error <= self.eps).all():
-                return reads
-            self.budget *= 2
+            if self.eps is None:
+                return int(reads)
+            excess = float(normal_quantile(estimator.delta) * error.max(initial=0.0) / self.eps)
+            if excess <= 1:
+                return int(reads)
+            self.budget = enlarged(self.budget, excess)
 
     def choose(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Positions of a sample of the budget's size, ascending, and the logarithms of their probabilities."""
