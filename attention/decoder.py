@@ -54,8 +54,8 @@ class DecoderOptions:
 
     estimator: str = "priority"
     budget: float | int = 0.05
-    sink: int = 16
-    local: int = 128
+    sink: int = 4
+    local: int = 16
     options: dict[str, Any] = field(default_factory=dict)
     codec: str = "lvq4"
     dtype: str | None = None

@@ -256,7 +256,7 @@ def _named(number: int, asked: Sequence[pb.Asked], answer: Callable[[], Result])
 def _tokens_read(reading: dict[str, Any]) -> Callable[[int], int]:
     """About how many of so many tokens are read, see `KVStore.attend`."""
     budget = reading.get("budget", 0.05)
-    windows = reading.get("sink", 16) + reading.get("local", 128)
+    windows = reading.get("sink", 4) + reading.get("local", 16)
 
     def read(count: int) -> int:
         if reading.get("estimator") == "dense":

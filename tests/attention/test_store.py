@@ -98,7 +98,7 @@ def test_groups_and_dimensions(group, dim):
 
 def test_how_much_is_read():
     store = filled(4000)
-    for budget, reads in ((0.05, 200), (0.2, 800), (77, 77 + 16 + 128), (0.001, 32 + 16 + 128)):
+    for budget, reads in ((0.05, 200), (0.2, 800), (77, 77 + 4 + 16), (0.001, 32 + 4 + 16)):
         assert store.attend(step_queries(), budget=budget).reads.tolist() == [reads] * HEADS
     assert store.attend(step_queries(), budget=50, sink=0, local=0).reads.tolist() == [50] * HEADS
     assert store.attend(step_queries(), budget=50, sink=5000).reads.tolist() == [4000] * HEADS
@@ -133,11 +133,11 @@ def test_an_error_that_is_wished_for_is_kept():
         errors.append(relative(found.output, output))
         reads.append(found.reads)
     assert (np.stack(errors) > 0.1).mean() <= 0.12
-    assert np.mean(reads) > 64 + 144
+    assert np.mean(reads) > 64 + 20
     tight = store.attend(step_queries(), budget=64, eps=1e-6)
     assert relative(tight.output, output).max() < 1e-5
     assert (tight.reads == 4000).all(), "everything, each token once"
-    assert store.attend(step_queries(), budget=64, eps=1e6).reads.tolist() == [64 + 144] * HEADS
+    assert store.attend(step_queries(), budget=64, eps=1e6).reads.tolist() == [64 + 20] * HEADS
 
 
 @pytest.mark.parametrize("estimator", ["priority", "dense"])
@@ -210,7 +210,7 @@ def test_tokens_that_come_are_attended_to_and_coded_when_they_leave_the_window()
         store.append(keys[:, position : position + 1], values[:, position : position + 1], start=position)
     found = store.attend(step_queries(), budget=100, local=64)
     assert store.info()["coded"] == 1200 - 64
-    assert found.reads.tolist() == [100 + 16 + 64] * HEADS
+    assert found.reads.tolist() == [100 + 4 + 64] * HEADS
     dense = store.attend(step_queries(), estimator="dense")
     assert relative(dense.output, exact(step_queries(), keys, values)[0]).max() < 1e-5
     assert len(store) == 1200
