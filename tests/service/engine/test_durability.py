@@ -162,6 +162,20 @@ def test_damage_in_the_middle_of_the_log_is_told_and_repaired(crashed):
     assert verify(folder).problems == []
 
 
+@pytest.mark.parametrize("words", [slice(4, 8), slice(8, 16)], ids=["size", "salts"])
+def test_a_commit_whose_end_is_not_to_be_recognised_is_missed_all_the_same(crashed, words):
+    """The last but one: behind it is only one that ends as it should, which alone would pass for a torn one."""
+    folder, _, _, _ = crashed
+    data = bytearray((folder / LOG).read_bytes())
+    header = 32 + (int(committed_frames(folder / LOG)[-2]) - 1) * (24 + 4096)
+    changed = bytearray(data[header : header + 24])
+    changed[words] = bytes(words.stop - words.start) if words.start == 4 else bytes([changed[8] ^ 4, *changed[9:16]])
+    data[header : header + 24] = changed
+    (folder / LOG).write_bytes(data)
+    with pytest.raises(CorruptCollectionError, match=r"hides .* acknowledged writes"):
+        nh.Collection(folder)
+
+
 @pytest.mark.parametrize("byte", [0, 4, 9, 17, 20, 25, 31])
 def test_a_log_with_a_damaged_head_is_not_taken_for_an_empty_one(crashed, byte):
     folder, _, _, _ = crashed
