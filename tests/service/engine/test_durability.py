@@ -215,6 +215,7 @@ def test_verify_finds_what_repair_keeps(crashed):
         "UPDATE points SET row = 500 WHERE row = 50",
         "UPDATE vectors SET data = zeroblob(16) WHERE row = 50",
         "DELETE FROM vectors WHERE row = 50",
+        "DELETE FROM points WHERE row = 5",
         "UPDATE ids SET row = 3 WHERE id = 40",
         "DELETE FROM ids WHERE id = 40",
         "UPDATE deaths SET row = 5 WHERE row = 2",
@@ -243,6 +244,17 @@ def test_records_without_their_checksum_are_refused(crashed, statement):
         with nh.Collection(folder) as collection:
             assert contents(collection).items() <= after.items()
             assert len(collection) >= len(after) - 1
+
+
+def test_a_message_of_sqlite_that_is_no_text_is_about_damage(crashed):
+    folder, _, _, _ = crashed
+    nh.Collection(folder).close()  # the log is merged
+    data = (folder / store.FILE).read_bytes()
+    name = b"pointspoints"  # of the table, which SQLite names where it cannot read how it was made
+    assert data.count(name) == 1
+    (folder / store.FILE).write_bytes(data.replace(name, b"p\xccintspoints").replace(b"CREATE TABLE poi", b"CREATE TABEL poi"))
+    with pytest.raises(CorruptCollectionError):
+        nh.Collection(folder)
 
 
 def test_an_answer_without_its_checksum_is_refused(tmp_path):
