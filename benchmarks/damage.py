@@ -1,8 +1,9 @@
 """Damages what a crash has left, in every way in turn, and looks at what opens: `python -m benchmarks.damage`.
 
-The log is cut at every byte of its last record: exactly that write may be missing. And a bit is flipped in every byte, or
-every so many, of every file, those of a collection that was closed as well: the collection must be refused, or hold exactly what it held, or, where the bit is in
-the last record of the log, miss that write as if it had been torn. A wrong answer ends the run.
+The log is cut at every byte of its last record, or every so many: exactly that write may be missing. And a bit is
+flipped in every so many bytes of every file, those of a collection that was closed as well: the collection must be
+refused, or hold exactly what it held, or, where the bit is in the last record of the log, miss that write as if it had
+been torn. A wrong answer ends the run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ Contents = dict[int, int]
 """Versions of points by id."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def point(own: int, version: int) -> NDArray[np.float32]:
     """A vector that says which point and version it is of."""
     return np.random.default_rng((own, version)).standard_normal(DIM).astype(np.float32)
@@ -64,8 +65,10 @@ def contents(collection: Collection) -> Contents:
 
 
 def leave(folder: Path, closed: bool) -> tuple[Contents, Contents, int]:
-    """Make a collection with a segment, a buffer and deletions, as a crash leaves it, or `closed`, when the log has been
-    merged; contents before and after the last write, and where that begins in the log."""
+    """Make a collection with a segment, a buffer and deletions, as a crash leaves it, or `closed`, its log merged.
+
+    Returns the contents before and after the last write, and where that begins in the log.
+    """
     live = folder.with_name("live")
     with Collection(live, dim=DIM, metric="l2", labels=("own",), seal_at=1000) as collection:
         fill(collection, range(40))

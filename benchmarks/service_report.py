@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import median
 
-from benchmarks.tables import Document, figure, machine_line, mebibytes, table
+from benchmarks.tables import MISSING, Document, figure, machine_line, mebibytes, table
 from nearhash.service.load import OK, REFUSED
 
 
@@ -49,13 +49,17 @@ Durable insertions, batches of {settings["points"]:,}, each acknowledged before 
 {figure(reopen["server_seconds"])} s after the start of its process, with both collections and its kernels loaded.
 
 Overload: for {overload["seconds"]:.0f} s, {overload["times_capacity"]} times as many batches as the server can answer
-({figure(overload["capacity"])} per second with {overload["effort"]["name"]} {overload["effort"]["value"]}; \
-{figure(overload["sent_per_second"])} requests per second came), upserts of {overload["points"]} points among them,
-deadline {overload["deadline_seconds"]:g} s:
+({figure(overload["capacity"])} per second from {overload["index"]} with {overload["effort"]["name"]} \
+{overload["effort"]["value"]:,}; {figure(overload["sent_per_second"])} requests per second came), upserts of
+{overload["points"]} points among them, deadline {overload["deadline_seconds"]:g} s. Latencies in ms from the sending;
+the client was at most {figure(overload["client_lag_ms"])} ms behind its times:
 
-{table(["requests", *errors, "p50, ms", "p99, ms"], crowd)}
-The server had {mebibytes(overload["memory_before"])} MiB resident before, {mebibytes(overload["memory_most"])} MiB at
-most. Of {overload["written"]:,} points of acknowledged upserts, {overload["written_there"]:,} were there afterwards.
+{table(["requests", *errors, "p50", "p99", "most", "slowest refusal"], crowd)}
+By the server's own account, half of the searches that it accepted waited at most {_bound(overload, "search", "p50")} for a
+thread, and 99% at most {_bound(overload, "search", "p99")}; of the writes, 99% at most {_bound(overload, "write", "p99")}.
+It refused {", ".join(f"{count:,} ({reason})" for reason, count in sorted(overload["server"]["refused"].items())) or "none"}.
+It had {mebibytes(overload["memory_before"])} MiB resident before, {mebibytes(overload["memory_most"])} MiB at most. Of
+{overload["written"]:,} points of acknowledged upserts, {overload["written_there"]:,} were there afterwards.
 """
 
 
@@ -67,7 +71,13 @@ def _crowd(one: Document) -> list[str]:
     late = one["codes"].get("DEADLINE_EXCEEDED", 0)
     other = sum(count for code, count in one["codes"].items() if code not in (OK, REFUSED, "DEADLINE_EXCEEDED"))
     counts = (one["answered"], one["refused"], one["told_when_to_come_again"], late, other)
-    return [*(f"{count:,}" for count in counts), *(figure(one["milliseconds"][name]) for name in ("p50", "p99"))]
+    latencies = [figure(one["milliseconds_since_sent"][name]) for name in ("p50", "p99", "max")]
+    return [*(f"{count:,}" for count in counts), *latencies, figure(one["slowest_refusal_ms"])]
+
+
+def _bound(overload: Document, queue: str, share: str) -> str:
+    seconds = overload["server"]["waited_seconds"][queue][share]
+    return MISSING if seconds is None else f"{seconds:g} s"
 
 
 def crashes_part(document: Document) -> str:
@@ -123,7 +133,12 @@ def damage_part(document: Document) -> str:
     """What became of damaged files."""
     names = {"refused": "refused", "same": "no difference", "last_write_lost": "the last write missing"}
     rows = [
-        [f"{one['file']}, {one['left']}", f"{one['bytes']:,}", f"{one['flips']:,}", *(f"{one[name]:,}" for name in names)]
+        [
+            f"{one['file']}, {one['left']}",
+            f"{one['bytes']:,}",
+            f"{one['flips']:,}",
+            *(f"{one[name]:,}" for name in names),
+        ]
         for one in document["files"]
     ]
     return f"""\

@@ -6,13 +6,16 @@ the server, are in this one. Figures of overload come from an open loop, whose r
 
 import argparse
 import json
+import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 import nearhash as nh
 from benchmarks.contest import Sample, say
@@ -29,17 +33,19 @@ from benchmarks.datasets import load
 from benchmarks.machine import machine_facts
 from benchmarks.recall import recall_at
 from benchmarks.record import RESULTS, Document, read_document, write_document, write_text
-from benchmarks.tables import figure, machine_line, mebibytes, table
+from benchmarks.service_report import serving_part
+from benchmarks.tables import mebibytes
 from benchmarks.truth import ground_truth
+from nearhash.service.config import Limits
 from nearhash.service.engine.database import COLLECTIONS
-from nearhash.service.load import OK, REFUSED, Load, LoadResult, at_rate, run_load, summary
+from nearhash.service.load import OK, Load, LoadResult, at_rate, run_load, summary
 
 K, BATCH, TARGET = 10, 64, 0.9
 INDEXES = {"ivf": "probes", "graph": "beam"}  # and what their effort is called
 POINTS = 1000  # of an upsert
 IN_FLIGHT = (8, 16, 32)
 TIMES_CAPACITY = 10
-OVERLOAD_EFFORT = 8  # times that of the batches
+OVERLOAD_CAPACITY = 50.0  # batches per second, at most: their effort is raised until the server can answer no more
 OVERLOAD_UPSERTS, OVERLOAD_POINTS = 0.05, 100
 _EFFORTS = [4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 384, 512]
 _SAMPLED = 0.1  # seconds between looks at the server's memory
@@ -117,10 +123,10 @@ def _insert(collection: Any, rows: Any) -> float:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[str, int, float]]:
+def served(folder: Path, *more: str) -> Iterator[tuple[str, int, float]]:
     """A server in a process of its own: address, process id, seconds from its start until it was ready."""
     command = [sys.executable, "-m", "nearhash.command_line", "serve", "--data", str(folder)]
-    command += ["--listen", "127.0.0.1:0", "--json"]
+    command += ["--listen", "127.0.0.1:0", "--json", *more]
     started = time.perf_counter()
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -183,7 +189,9 @@ def run_serving(sample: Sample, folder: Path, inserted: Document, options: argpa
         best = max(one["per_second"] for one in closed)
         half = _open_facts(run_load(at_rate(replace(single, seconds=2 * seconds), best / 2)), "search", best / 2)
         say(f"single queries at half of that: p99 {half['milliseconds']['p99']:.1f} ms")
-        overload = _overload(sample, address, pid, batches[0], options.overload_seconds)
+    metrics = _free_address()
+    with served(folder, "--metrics", metrics, "--slow-seconds", "3600") as (address, pid, _):
+        overload = _overload(sample, address, pid, metrics, batches[-1], options.overload_seconds)
     return {
         "kind": "serving",
         "date": date.today().isoformat(),
@@ -271,21 +279,26 @@ def _open_facts(result: LoadResult, kind: str, rate: float) -> Document:
     return {"rate": rate, "client_lag_ms": result.lag * 1e3, **_facts(result, kind)}
 
 
-def _overload(sample: Sample, address: str, pid: int, batches: Document, seconds: float) -> Document:
+def _overload(sample: Sample, address: str, pid: int, metrics: str, batches: Document, seconds: float) -> Document:
     """Many times the batches that the server can answer, and writes among them.
 
     Batches that take long: a client beside the server on the same cores must be able to send so many more.
     """
-    effort = {**batches["effort"], "value": OVERLOAD_EFFORT * batches["effort"]["value"]}
-    timeout = 10.0
+    effort, timeout = batches["effort"], 10.0
     asked = _load(
         sample, address, batches["index"], effort, seconds, timeout=timeout, points=OVERLOAD_POINTS,
         mix={"batch": 1 - OVERLOAD_UPSERTS, "upsert": OVERLOAD_UPSERTS},
     )  # fmt: skip
-    possible = replace(asked, mix={"batch": 1.0}, in_flight=4, seconds=seconds / 2)
-    capacity = _facts(run_load(possible), "batch")["per_second"]
+    for times in (8, None):
+        value = times * effort["value"] if times else math.ceil(effort["value"] * max(1, capacity / OVERLOAD_CAPACITY))
+        effort = {**effort, "value": min(value, Limits().max_effort)}
+        asked = replace(asked, effort={effort["name"]: effort["value"]})
+        possible = replace(asked, mix={"batch": 1.0}, in_flight=4, seconds=seconds / 2)
+        capacity = _facts(run_load(possible), "batch")["per_second"]
+    before = counted(metrics)
     with Memory(pid) as memory:
         result = run_load(at_rate(asked, TIMES_CAPACITY * capacity))
+    after = counted(metrics)
     with nh.Client(address, timeout=60) as client:
         collection = client.collection(batches["index"])
         written = sum(stop - first for first, stop in result.written)
@@ -300,18 +313,63 @@ def _overload(sample: Sample, address: str, pid: int, batches: Document, seconds
     say(f"overload: {mebibytes(memory.seen[0])} MiB before, {mebibytes(max(memory.seen))} MiB at most")
     return {
         "times_capacity": TIMES_CAPACITY,
+        "index": batches["index"],
         "capacity": capacity,
         "effort": effort,
+        "points": OVERLOAD_POINTS,
         "sent_per_second": sent / seconds,
         "seconds": result.seconds,
         "deadline_seconds": timeout,
         "client_lag_ms": result.lag * 1e3,
         "kinds": kinds,
+        "server": {
+            "waited_seconds": {
+                queue: {f"p{share:g}": waited(before, after, queue, share) for share in (50, 99)}
+                for queue in ("search", "write")
+            },
+            "refused": {
+                dict(labels)["reason"]: int(value - before.get((name, labels), 0))
+                for (name, labels), value in after.items()
+                if name == "nearhash_refusals_total"
+            },
+        },
         "memory_before": memory.seen[0],
         "memory_most": max(memory.seen),
         "written": written,
         "written_there": there,
     }
+
+
+# --- what the server counts ---
+
+Counted = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+"""By name and labels."""
+
+
+def _free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def counted(metrics: str) -> Counted:
+    """The server's own counts, of searches and everything else, since it started."""
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=60) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    return {(one.name, tuple(sorted(one.labels.items()))): one.value for family in families for one in family.samples}
+
+
+def waited(before: Counted, after: Counted, queue: str, share: float) -> float | None:
+    """Seconds that so many percent of the jobs of a queue have waited at most: the bound of a bucket."""
+    name, bounds = "nearhash_queue_seconds_bucket", []
+    for (one, labels), value in after.items():
+        named = dict(labels)
+        if one == name and named["queue"] == queue:
+            bounds.append((float(named["le"]), value - before.get((one, labels), 0)))
+    bounds.sort()
+    if not bounds or not bounds[-1][1]:
+        return None
+    bound = next(bound for bound, count in bounds if count >= share / 100 * bounds[-1][1])
+    return bound if math.isfinite(bound) else None
 
 
 if __name__ == "__main__":

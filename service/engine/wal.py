@@ -35,7 +35,7 @@ def lost_commits(path: Path, recovered_frames: int) -> int:
 
 
 def _frames(path: Path) -> NDArray[np.int64]:
-    """(n, 3): number, page, and pages of the file after the commit that it ends or 0, of each frame of the present run."""
+    """Frames of the present run (n, 3): number, page, and pages of the file after the commit that it ends, or 0."""
     none = np.empty((0, 3), np.int64)
     if not path.exists() or path.stat().st_size < _HEADER + _FRAME_HEADER:
         return none

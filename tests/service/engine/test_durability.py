@@ -252,7 +252,9 @@ def test_a_message_of_sqlite_that_is_no_text_is_about_damage(crashed):
     data = (folder / store.FILE).read_bytes()
     name = b"pointspoints"  # of the table, which SQLite names where it cannot read how it was made
     assert data.count(name) == 1
-    (folder / store.FILE).write_bytes(data.replace(name, b"p\xccintspoints").replace(b"CREATE TABLE poi", b"CREATE TABEL poi"))
+    (folder / store.FILE).write_bytes(
+        data.replace(name, b"p\xccintspoints").replace(b"CREATE TABLE poi", b"CREATE TABEL poi")
+    )
     with pytest.raises(CorruptCollectionError):
         nh.Collection(folder)
 
