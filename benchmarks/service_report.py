@@ -24,6 +24,7 @@ def serving_part(document: Document) -> str:
     ]
     single.append([f"open loop, {figure(half['rate'])} per second", figure(half["per_second"]), *_milliseconds(half)])
     errors = ("answered", "refused", "told when to come again", "past the deadline", "other errors")
+    refused = ", ".join(f"{count:,} ({reason})" for reason, count in sorted(overload["server"]["refused"].items()))
     crowd = [[kind, *_crowd(one)] for kind, one in overload["kinds"].items()]
     return f"""\
 ## The service
@@ -55,9 +56,9 @@ Overload: for {overload["seconds"]:.0f} s, {overload["times_capacity"]} times as
 the client was at most {figure(overload["client_lag_ms"])} ms behind its times:
 
 {table(["requests", *errors, "p50", "p99", "most", "slowest refusal"], crowd)}
-By the server's own account, half of the searches that it accepted waited at most {_bound(overload, "search", "p50")} for a
-thread, and 99% at most {_bound(overload, "search", "p99")}; of the writes, 99% at most {_bound(overload, "write", "p99")}.
-It refused {", ".join(f"{count:,} ({reason})" for reason, count in sorted(overload["server"]["refused"].items())) or "none"}.
+By the server's own account, half of the searches that it accepted waited at most {_bound(overload, "search", "p50")}
+for a thread, and 99% at most {_bound(overload, "search", "p99")}; of the writes, 99% at most
+{_bound(overload, "write", "p99")}. It refused {refused or "none"}.
 It had {mebibytes(overload["memory_before"])} MiB resident before, {mebibytes(overload["memory_most"])} MiB at most. Of
 {overload["written"]:,} points of acknowledged upserts, {overload["written_there"]:,} were there afterwards.
 """
@@ -96,9 +97,9 @@ meanwhile) and is ended {how} by {"`os._exit`" if document["failpoints"] else "`
 is left. All that was acknowledged must be there, as it was written; what was deleted must be gone; a write that was
 under way must be there whole or not at all; searches must find the same as exact ones over a model.
 
-{document["cycles"]:,} deaths, {document["writes"]:,} acknowledged writes: none lost, none back. Recall {figure(document["recall_least"])}
-at least. Files made again or removed on opening: {document["repairs"]:,}. Opening took {figure(1e3 * document["open_seconds_median"])} ms
-(median), {figure(document["open_seconds_most"])} s at most.
+{document["cycles"]:,} deaths, {document["writes"]:,} acknowledged writes: none lost, none back. Recall was
+{figure(document["recall_least"])} at least. Files made again or removed on opening: {document["repairs"]:,}. Opening took
+{figure(1e3 * document["open_seconds_median"])} ms (median), {figure(document["open_seconds_most"])} s at most.
 """
 
 
@@ -121,8 +122,8 @@ def concurrency_part(document: Document) -> str:
     return f"""\
 ### Writers, readers and compaction at once
 
-`python -m benchmarks.concurrency`: {settings["writers"]} writers, {settings["readers"]} readers ({settings["followers"]}
-of which follow the collection as another process would), sealing, merging, compaction and snapshots, over
+`python -m benchmarks.concurrency`: {settings["writers"]} writers, {settings["readers"]} readers
+({settings["followers"]} of which follow the collection as another process would), sealing, merging, compaction and snapshots, over
 {settings["ids"]:,} ids. Each writer reads what it has written; each answer of a reader must be that of a state that
 there was while it asked, for all ids of a writer together. Every answer was right, and nothing failed:
 

@@ -289,9 +289,10 @@ def _overload(sample: Sample, address: str, pid: int, metrics: str, batches: Doc
         sample, address, batches["index"], effort, seconds, timeout=timeout, points=OVERLOAD_POINTS,
         mix={"batch": 1 - OVERLOAD_UPSERTS, "upsert": OVERLOAD_UPSERTS},
     )  # fmt: skip
-    for times in (8, None):
-        value = times * effort["value"] if times else math.ceil(effort["value"] * max(1, capacity / OVERLOAD_CAPACITY))
-        effort = {**effort, "value": min(value, Limits().max_effort)}
+    value, capacity = effort["value"], math.inf
+    for times in (8.0, None):  # slower, and then as slow as it takes
+        value *= max(1.0, capacity / OVERLOAD_CAPACITY) if times is None else times
+        effort = {**effort, "value": min(math.ceil(value), Limits().max_effort)}
         asked = replace(asked, effort={effort["name"]: effort["value"]})
         possible = replace(asked, mix={"batch": 1.0}, in_flight=4, seconds=seconds / 2)
         capacity = _facts(run_load(possible), "batch")["per_second"]
