@@ -98,8 +98,8 @@ is left. All that was acknowledged must be there, as it was written; what was de
 under way must be there whole or not at all; searches must find the same as exact ones over a model.
 
 {document["cycles"]:,} deaths, {document["writes"]:,} acknowledged writes: none lost, none back. Recall was
-{figure(document["recall_least"])} at least. Files made again or removed on opening: {document["repairs"]:,}. Opening took
-{figure(1e3 * document["open_seconds_median"])} ms (median), {figure(document["open_seconds_most"])} s at most.
+{figure(document["recall_least"])} at least. Files made again or removed on opening: {document["repairs"]:,}. Opening
+took {figure(1e3 * document["open_seconds_median"])} ms (median), {figure(document["open_seconds_most"])} s at most.
 """
 
 
@@ -123,9 +123,9 @@ def concurrency_part(document: Document) -> str:
 ### Writers, readers and compaction at once
 
 `python -m benchmarks.concurrency`: {settings["writers"]} writers, {settings["readers"]} readers
-({settings["followers"]} of which follow the collection as another process would), sealing, merging, compaction and snapshots, over
-{settings["ids"]:,} ids. Each writer reads what it has written; each answer of a reader must be that of a state that
-there was while it asked, for all ids of a writer together. Every answer was right, and nothing failed:
+({settings["followers"]} of which follow the collection as another process would), sealing, merging, compaction and
+snapshots, over {settings["ids"]:,} ids. Each writer reads what it has written; each answer of a reader must be that of
+a state that there was while it asked, for all ids of a writer together. Every answer was right, and nothing failed:
 
 {table(["index", *names.values(), "seals", "merges"], rows)}"""
 

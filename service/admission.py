@@ -24,6 +24,7 @@ BATCH_ROWS = 64
 
 _JOINED = 8  # searches that one thread takes even if others have nothing to do
 _SMOOTHING = 0.1  # weight of the newest duration in the running mean
+_MARGIN = 2.0  # times that jobs may take longer than expected before what was accepted misses its deadline
 _MOST_TIMES = 2.0  # the running mean that a duration counts as: a rare long job must not make all look long
 
 
@@ -194,7 +195,7 @@ class AdmissionQueue:
         Raises
         ------
         QueueFullError
-            There is no place left, the bytes are used up, or what waits already leaves no time before the deadline.
+            There is no place left, the bytes are used up, or what waits leaves too little time before the deadline.
         DeadlinePassedError
             The deadline came before a thread was free.
         """
@@ -229,10 +230,11 @@ class AdmissionQueue:
                 f"{size}, the limit is {self._budget.limit}",
                 "bytes",
             )
-        elif needed and deadline is not None and 0 < (left := deadline - time.monotonic()) < needed:
-            # It would take a place from others and be dropped in the end.
+        elif needed and deadline is not None and 0 < (left := deadline - time.monotonic()) < _MARGIN * needed:
+            # Accepted to be late, it would take time from others that they need to be in time.
             message, reason = (
-                f"deadline: it comes in {left:.3f} s, this request and {self._pending} before it take {needed:.3f} s",
+                f"deadline: it comes in {left:.3f} s, this request and {self._pending} before it take {needed:.3f} s, "
+                "or longer",
                 "too_late",
             )
         else:

@@ -64,7 +64,7 @@ _SOCKET = "writer.sock"
 _WRITES = ("Upsert", "Delete")
 _COLLECTION_METHODS = collections_pb2.DESCRIPTOR.services_by_name["CollectionService"].methods_by_name
 _DOCUMENT_METHODS = documents_pb2.DESCRIPTOR.services_by_name["DocumentService"].methods_by_name
-_STREAMS, _LEAST_STREAMS = 2, 100  # of a connection, times `max_pending`: as many accepted as being refused
+_STREAMS, _LEAST_STREAMS = 4, 100  # of a connection, times `max_pending`: the rest are being refused
 _LAST_BYTES = 1.0  # seconds for answers that are already computed to leave the machine
 
 
@@ -219,8 +219,8 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_send_message_length", limits.max_message_bytes),
-                # Further ones wait in the client. What comes faster than Python can refuse would otherwise pile up in
-                # gRPC, which from 1,000 on refuses in its own way: UNAVAILABLE, without a time to come again.
+                # Further ones wait in the client. Those of which gRPC still holds more, since callers left or Python
+                # is too slow to refuse them, it refuses in its own way: UNAVAILABLE, without a time to come again.
                 ("grpc.max_concurrent_streams", max(_STREAMS * limits.max_pending, _LEAST_STREAMS)),
                 # A second server on the port must fail, not share it silently; readers share it.
                 ("grpc.so_reuseport", int(self._reader_count > 0 or self._writer is not None)),
