@@ -43,7 +43,7 @@ from nearhash.service.load import OK, Load, LoadResult, at_rate, run_load, summa
 K, BATCH, TARGET = 10, 64, 0.9
 INDEXES = {"ivf": "probes", "graph": "beam"}  # and what their effort is called
 POINTS = 1000  # of an upsert
-IN_FLIGHT = (8, 16, 32)
+IN_FLIGHT = (8, 16, 32, 64)
 TIMES_CAPACITY = 10
 OVERLOAD_CAPACITY = 20.0  # batches per second, at most: their effort is raised until the server can answer no more
 OVERLOAD_UPSERTS, OVERLOAD_POINTS = 0.05, 100

@@ -81,7 +81,7 @@ def test_the_client_raises_resource_exhausted(scripted, gate):
         held.start()
         assert gate.entered.acquire(timeout=10)
         with pytest.raises(ServiceError, match="max_pending") as failure:
-            client.search(np.zeros(4), timeout=0.2)  # it comes again as it is told, while its time allows
+            client.search(np.zeros(4), timeout=1.0)  # it comes again as it is told, while its time allows
         assert failure.value.code == "RESOURCE_EXHAUSTED"
         assert client.info()["kind"] == "scripted"  # questions about the server need no place
         gate.open.set()
