@@ -9,7 +9,7 @@ from nearhash.service.load import OK, REFUSED
 
 def serving_part(document: Document) -> str:
     """The section of the page of benchmarks."""
-    data, settings, overload = document["dataset"], document["settings"], document["overload"]
+    data, settings = document["dataset"], document["settings"]
     inserted, reopen, half = document["inserted"], document["reopen"], document["single"]["half"]
     n, dim = data["base"]
     batches = []
@@ -23,9 +23,6 @@ def serving_part(document: Document) -> str:
         for one in document["single"]["closed"]
     ]
     single.append([f"open loop, {figure(half['rate'])} per second", figure(half["per_second"]), *_milliseconds(half)])
-    errors = ("answered", "refused", "told when to come again", "past the deadline", "other errors")
-    refused = ", ".join(f"{count:,} ({reason})" for reason, count in sorted(overload["server"]["refused"].items()))
-    crowd = [[kind, *_crowd(one)] for kind, one in overload["kinds"].items()]
     return f"""\
 ## The service
 
@@ -48,7 +45,14 @@ Durable insertions, batches of {settings["points"]:,}, each acknowledged before 
 {figure(inserted["grpc"])} over gRPC ({inserted["grpc_points"]:,}). From opening to the first answer:
 {", ".join(f"{figure(value)} s ({index})" for index, value in reopen["embedded_seconds"].items())}; the server was ready
 {figure(reopen["server_seconds"])} s after the start of its process, with both collections and its kernels loaded.
+{"" if document["overload"] is None else _overload(document["overload"])}"""
 
+
+def _overload(overload: Document) -> str:
+    errors = ("answered", "refused", "told when to come again", "past the deadline", "other errors")
+    refused = ", ".join(f"{count:,} ({reason})" for reason, count in sorted(overload["server"]["refused"].items()))
+    crowd = [[kind, *_crowd(one)] for kind, one in overload["kinds"].items()]
+    return f"""
 Overload: for {overload["seconds"]:.0f} s, {overload["times_capacity"]} times as many batches as the server can answer
 ({figure(overload["capacity"])} per second from {overload["index"]} with {overload["effort"]["name"]} \
 {overload["effort"]["value"]:,}; {figure(overload["sent_per_second"])} requests per second came), upserts of

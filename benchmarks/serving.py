@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--remote-points", type=int, default=100_000, help="inserted over gRPC, %(default)s by default")
     parser.add_argument("--rounds", type=int, default=5, help="%(default)s by default")
     parser.add_argument("--seconds", type=float, default=5.0, help="of one measurement, %(default)s by default")
-    parser.add_argument("--overload-seconds", type=float, default=20.0, help="%(default)s by default")
+    parser.add_argument("--overload-seconds", type=float, default=20.0, help="0: not at all; %(default)s by default")
     parser.add_argument("--folder", type=Path, help="where collections are and stay; by default a temporary folder")
     parser.add_argument("--only-fill", action="store_true", help="make the collections in --folder and stop")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
@@ -189,9 +189,11 @@ def run_serving(sample: Sample, folder: Path, inserted: Document, options: argpa
         best = max(one["per_second"] for one in closed)
         half = _open_facts(run_load(at_rate(replace(single, seconds=2 * seconds), best / 2)), "search", best / 2)
         say(f"single queries at half of that: p99 {half['milliseconds']['p99']:.1f} ms")
-    metrics = _free_address()
-    with served(folder, "--metrics", metrics, "--slow-seconds", "3600") as (address, pid, _):
-        overload = _overload(sample, address, pid, metrics, batches[-1], options.overload_seconds)
+    overload = None
+    if options.overload_seconds:
+        metrics = _free_address()
+        with served(folder, "--metrics", metrics, "--slow-seconds", "3600") as (address, pid, _):
+            overload = _overload(sample, address, pid, metrics, batches[-1], options.overload_seconds)
     return {
         "kind": "serving",
         "date": date.today().isoformat(),

@@ -168,7 +168,7 @@ def test_a_scroll_reads_no_further_than_its_reader_takes(serve_folder, tmp_path,
 
     monkeypatch.setattr(Collection, "scroll", counted)
     with serve_folder(tmp_path) as stubs:
-        stubs.create("filled", dim=2048)
+        stubs.create("filled", dim=2048, seal_at=1_000_000)  # no graph is built meanwhile
         vectors = np.ones((500, 2048), np.float32)
         for first in range(0, 2000, 500):
             stubs.upsert("filled", range(first, first + 500), vectors)
