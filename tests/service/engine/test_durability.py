@@ -113,7 +113,7 @@ def flipped(path, bit):
 
 
 def test_a_flipped_bit_anywhere_is_found_or_makes_no_difference(crashed, tmp_path):
-    """Never a wrong answer: what is damaged is refused, or made again, or was not needed. Many more in the benchmark."""
+    """Never a wrong answer: what is damaged is refused, or made again, or was not needed; the benchmark flips more."""
     folder, before, after, size = crashed
     draw = random.Random(4)
     outcomes = {"refused": 0, "same": 0, "last write lost": 0}
