@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from nearhash.protos.v1 import points_pb2, search_pb2, tensor_pb2
+from nearhash.service.catalog import Catalog
 from nearhash.service.config import Limits, ServerConfig
 from nearhash.service.engine import failpoints
 from nearhash.service.engine.collection import Collection
 from nearhash.service.points_wire import from_found, from_ids, from_points, to_ids, to_labels, to_payload
+from nearhash.service.searchable import ServedCollection
 from nearhash.service.wire import to_tensor
 
 DIM = 24
@@ -337,6 +339,17 @@ def test_bytes_that_are_no_message_are_refused(stubs):
         code, details = refusal(call, b"\xff\xff\xff")
         assert code is CODE.INVALID_ARGUMENT
         assert details == f"request: expected a {method}Request message, got other bytes"
+
+
+def test_a_collection_that_is_known_is_not_looked_up_or_counted_again(stubs, vectors, monkeypatch):
+    """Empty or not: its truth would be its size, which reader processes look up on the disk."""
+    stubs.create("without")
+    search = search_pb2.SearchRequest(collection="without", queries=tensor(vectors[:1]), k=1)
+    stubs.search.Search(search, timeout=20)
+    monkeypatch.setattr(ServedCollection, "__len__", lambda _: pytest.fail("counted"))
+    monkeypatch.setattr(Catalog, "find", lambda *_: pytest.fail("looked up"))
+    assert stubs.search.Search(search, timeout=20).ids.shape == [1, 1]
+    assert stubs.points.Count(points_pb2.CountRequest(collection="without"), timeout=20).count == 0
 
 
 def test_a_collection_that_is_not_there_is_not_found(stubs):
