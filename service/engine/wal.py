@@ -19,7 +19,8 @@ _FLIPPED = 3  # bits of 64 by which a frame's salts may differ from the run's: t
 def committed_frames(path: Path) -> NDArray[np.int64]:
     """Numbers, from 1, of the frames that end a commit of the log's present run, whether or not they are intact."""
     words = _frames(path)
-    return words[words[:, 2] > 0, 0]
+    ends: NDArray[np.int64] = words[words[:, 2] > 0, 0]
+    return ends
 
 
 def lost_commits(path: Path, recovered_frames: int) -> int:
@@ -53,7 +54,8 @@ def _frames(path: Path) -> NDArray[np.int64]:
     salts = raw[16:24] if intact else frames[0, 8:16]
     differing = np.unpackbits(frames[:, 8:16] ^ salts, axis=1).sum(axis=1)
     words = frames[:, :8].view(">u4").astype(np.int64)  # page number, pages after the commit
-    return np.column_stack([np.arange(1, count + 1), words])[differing <= _FLIPPED]
+    numbered: NDArray[np.int64] = np.column_stack([np.arange(1, count + 1), words])[differing <= _FLIPPED]
+    return numbered
 
 
 def recovered_frames(index: Path) -> int:
