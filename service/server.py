@@ -21,12 +21,12 @@ from grpc_reflection.v1alpha import reflection
 from numpy.typing import NDArray
 
 from nearhash.errors import InvalidArgumentError, ServiceError
-from nearhash.protos.v1 import attention_pb2, collections_pb2, documents_pb2
+from nearhash.protos.v1 import attention_pb2, collections_pb2, documents_pb2, search_pb2
 from nearhash.service.calls import Calls, Observer
 from nearhash.service.catalog import Catalog
 from nearhash.service.collection_handlers import SERVICE_NAME as COLLECTION_SERVICE
 from nearhash.service.collection_handlers import CollectionHandlers
-from nearhash.service.config import ServerConfig
+from nearhash.service.config import Limits, ServerConfig
 from nearhash.service.config_file import OperationsConfig
 from nearhash.service.counts import Counts
 from nearhash.service.document_handlers import SERVICE_NAME as DOCUMENT_SERVICE
@@ -44,6 +44,7 @@ from nearhash.service.point_handlers import PointHandlers
 from nearhash.service.queues import Queues
 from nearhash.service.readers import Readers, ReaderTask
 from nearhash.service.reports import Report, Reporter
+from nearhash.service.requests import search_arguments
 from nearhash.service.searchable import Searchable, ServedIndex
 from nearhash.service.security.audit import AuditLog
 from nearhash.service.security.interceptor import AuthInterceptor
@@ -68,7 +69,7 @@ _WRITES = ("Upsert", "Delete")
 _COLLECTION_METHODS = collections_pb2.DESCRIPTOR.services_by_name["CollectionService"].methods_by_name
 _DOCUMENT_METHODS = documents_pb2.DESCRIPTOR.services_by_name["DocumentService"].methods_by_name
 _ATTENTION_METHODS = attention_pb2.DESCRIPTOR.services_by_name["AttentionService"].methods_by_name
-_STREAMS = 4  # times `max_pending`
+_STREAMS, _LEAST_STREAMS = 4, 100  # of a connection, times `max_pending`: the rest are being refused
 _LAST_BYTES = 1.0  # seconds for answers that are already computed to leave the machine
 
 
@@ -227,7 +228,9 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_send_message_length", limits.max_message_bytes),
-                ("grpc.max_concurrent_streams", _STREAMS * limits.max_pending),  # of a connection; further ones wait
+                # Further ones wait in the client. Those of which gRPC still holds more, since callers left or Python
+                # is too slow to refuse them, it refuses in its own way: UNAVAILABLE, without a time to come again.
+                ("grpc.max_concurrent_streams", max(_STREAMS * limits.max_pending, _LEAST_STREAMS)),
                 # A second server on the port must fail, not share it silently; readers share it.
                 ("grpc.so_reuseport", int(self._reader_count > 0 or self._writer is not None)),
             ],
@@ -410,7 +413,7 @@ def _warm_index(index: Searchable, threads: int) -> None:
         (1, np.float32, {"allow": allow}),
         (_BATCH, np.float32, {}),
     ):
-        queries = _as_received(np.ones((rows, index.dim), dtype))
+        queries = _as_asked(np.ones((rows, index.dim), dtype))
         index.search(queries, k=1, threads=threads, **limits)
 
 
@@ -418,8 +421,14 @@ def _warm_collection(collection: Collection, threads: int) -> None:
     windows = [None, _as_received(np.array([-np.inf, np.inf]))] if collection.label_names else [None]
     for rows in (1, _BATCH):
         for window in windows:
-            queries = _as_received(np.ones((rows, collection.dim), np.float32))
+            queries = _as_asked(np.ones((rows, collection.dim), np.float32))
             collection.search(queries, 1, window, threads=threads)
+
+
+def _as_asked(queries: NDArray[Any]) -> NDArray[Any]:
+    """Queries as `search_arguments` makes them."""
+    request = search_pb2.SearchRequest(queries=to_tensor(queries, "warm-up"), k=1)
+    return search_arguments(request, queries.shape[1], Limits()).queries
 
 
 def _as_received(array: NDArray[Any]) -> NDArray[Any]:
