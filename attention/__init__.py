@@ -5,12 +5,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nearhash.attention.decoder import KVCache, register
+    from nearhash.attention.matching import TokenMatch, match_tokens
     from nearhash.attention.results import Attention, merge
+    from nearhash.attention.reuse import Reused, reuse_keys_values, rotate_keys
     from nearhash.attention.store import KVStore
 
-_HOME = {"Attention": "results", "KVCache": "decoder", "KVStore": "store", "merge": "results", "register": "decoder"}
+_HOME = {
+    "Attention": "results",
+    "KVCache": "decoder",
+    "KVStore": "store",
+    "Reused": "reuse",
+    "TokenMatch": "matching",
+    "match_tokens": "matching",
+    "merge": "results",
+    "register": "decoder",
+    "reuse_keys_values": "reuse",
+    "rotate_keys": "reuse",
+}
 
-__all__ = ["Attention", "KVCache", "KVStore", "merge", "register"]
+__all__ = [
+    "Attention",
+    "KVCache",
+    "KVStore",
+    "Reused",
+    "TokenMatch",
+    "match_tokens",
+    "merge",
+    "register",
+    "reuse_keys_values",
+    "rotate_keys",
+]
 
 
 def __getattr__(name: str) -> Any:
