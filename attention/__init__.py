@@ -4,13 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nearhash.attention.calibration import calibrate
     from nearhash.attention.decoder import KVCache, register
-    from nearhash.attention.results import Attention, merge
+    from nearhash.attention.results import Attention, Retrieval, merge
     from nearhash.attention.store import KVStore
 
-_HOME = {"Attention": "results", "KVCache": "decoder", "KVStore": "store", "merge": "results", "register": "decoder"}
+_HOME = {
+    "Attention": "results",
+    "KVCache": "decoder",
+    "KVStore": "store",
+    "Retrieval": "results",
+    "calibrate": "calibration",
+    "merge": "results",
+    "register": "decoder",
+}
 
-__all__ = ["Attention", "KVCache", "KVStore", "merge", "register"]
+__all__ = ["Attention", "KVCache", "KVStore", "Retrieval", "calibrate", "merge", "register"]
 
 
 def __getattr__(name: str) -> Any:

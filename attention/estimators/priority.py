@@ -62,12 +62,13 @@ class Priority(Estimator):
     delta: float = 0.1
 
     name = "priority"
+    uses_codes = True
     unbiased = True
     samples = True
 
     def __post_init__(self) -> None:
-        check_number(self.temperature, "temperature", 0.0, math.inf)
-        check_number(self.floor, "floor", 0.0, math.inf)
+        check_number(self.temperature, "temperature", 0.0, 1e6)
+        check_number(self.floor, "floor", 0.0, 1e6)
         check_certainty(self.eps, self.delta)
 
     def choose(
