@@ -226,7 +226,7 @@ class KVStore:
         threads : int, optional
             By default those of the store.
         options
-            Of "priority": ``temperature`` (1.0) and ``floor`` (0.1) of the sampling weights; ``eps``: the relative
+            Of "priority": ``temperature`` (1.0) and ``floor`` (0.02) of the sampling weights; ``eps``: the relative
             error that is wished for, with ``delta`` (0.1, at most 0.2), the probability with which it may be missed:
             more is read until the sample's own variance promises it, in the end everything.
 

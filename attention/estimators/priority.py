@@ -57,7 +57,7 @@ class Priority(Estimator):
     """
 
     temperature: float = 1.0
-    floor: float = 0.1
+    floor: float = 0.02
     eps: float | None = None
     delta: float = 0.1
 
