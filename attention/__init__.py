@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nearhash.attention.calibration import calibrate
     from nearhash.attention.decoder import KVCache, register
     from nearhash.attention.matching import TokenMatch, match_tokens
-    from nearhash.attention.results import Attention, merge
+    from nearhash.attention.results import Attention, Retrieval, merge
     from nearhash.attention.reuse import Reused, reuse_keys_values, rotate_keys
     from nearhash.attention.store import KVStore
 
@@ -14,8 +15,10 @@ _HOME = {
     "Attention": "results",
     "KVCache": "decoder",
     "KVStore": "store",
+    "Retrieval": "results",
     "Reused": "reuse",
     "TokenMatch": "matching",
+    "calibrate": "calibration",
     "match_tokens": "matching",
     "merge": "results",
     "register": "decoder",
@@ -27,8 +30,10 @@ __all__ = [
     "Attention",
     "KVCache",
     "KVStore",
+    "Retrieval",
     "Reused",
     "TokenMatch",
+    "calibrate",
     "match_tokens",
     "merge",
     "register",

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nearhash.attention.estimators import make_estimator
+from nearhash.attention.estimators.base import Estimator, check_number
+from nearhash.attention.estimators.priority import LEAST_SAMPLE
 from nearhash.errors import DimensionError, DtypeError, InvalidArgumentError
 from nearhash.hashing.vectors import is_tensor
 from nearhash.index.arguments import check_count
-
-ESTIMATORS = ("priority", "dense")
-LEAST_SAMPLE = 32
-"""Tokens of a sample at least, where a share of all tokens was asked for: fewer tell nothing of their own error."""
 
 _LARGEST = 1e15  # of keys, values and queries; products stay finite
 
@@ -22,7 +21,7 @@ _LARGEST = 1e15  # of keys, values and queries; products stay finite
 class Reading(NamedTuple):
     """How a store is read in one step; `sampled` is the size of the sample, unless it follows of `share`."""
 
-    estimator: str
+    estimator: Estimator
     share: float | None
     sampled: int
     sink: int
@@ -30,10 +29,6 @@ class Reading(NamedTuple):
     scale: float
     step: int
     layer: int
-    temperature: float
-    floor: float
-    eps: float | None
-    delta: float
 
     def bounds(self, count: int) -> tuple[int, int]:
         """First and last position of the tokens that are sampled, of `count` tokens."""
@@ -45,6 +40,7 @@ class Reading(NamedTuple):
         if self.share is None:
             return self.sampled
         first, last = self.bounds(count)
+        # Fewer than LEAST_SAMPLE tell nothing of their own error.
         return max(round(self.share * count) - (count - (last - first)), LEAST_SAMPLE)
 
 
@@ -60,40 +56,22 @@ def check_reading(
     options: dict[str, Any],
 ) -> Reading:
     """Arguments of `KVStore.attend`; raises InvalidArgumentError."""
-    if estimator not in ESTIMATORS:
-        raise InvalidArgumentError(f"estimator: expected one of {', '.join(ESTIMATORS)}, got {estimator!r:.80}")
+    chooses = make_estimator(estimator, **options)
     share, sampled = None, 0
     if isinstance(budget, float | np.floating):
-        share = _number(budget, "budget", 0.0, 1.0)
+        share = check_number(budget, "budget", 0.0, 1.0)
     else:
         sampled = check_count(budget, "budget")
-    known = {"temperature", "floor", "eps", "delta"} if estimator == "priority" else set()
-    for name in options:
-        if name not in known:
-            raise InvalidArgumentError(f"{name}: the estimator {estimator!r} has no such option")
-    eps = options.get("eps")
     return Reading(
-        estimator,
+        chooses,
         share,
         sampled,
         check_count(sink, "sink", least=0),
         check_count(local, "local", least=0),
-        1 / math.sqrt(dim) if scale is None else _number(scale, "scale", 0.0, 1e6),
+        1 / math.sqrt(dim) if scale is None else check_number(scale, "scale", 0.0, 1e6),
         check_count(step, "step", least=0, most=2**32 - 1),
         check_count(layer, "layer", least=0, most=2**32 - 1),
-        _number(options.get("temperature", 1.0), "temperature", 0.0, 1e6),
-        _number(options.get("floor", 0.1), "floor", 0.0, 1e6),
-        None if eps is None else _number(eps, "eps", 0.0, 1e6),
-        _number(options.get("delta", 0.1), "delta", 0.0, 0.2),
     )
-
-
-def _number(value: Any, name: str, above: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
-        raise InvalidArgumentError(f"{name}: expected a number, got {value!r:.80}")
-    if not above < value <= most:
-        raise InvalidArgumentError(f"{name}: expected a number above {above:g} and up to {most:g}, got {value!r}")
-    return float(value)
 
 
 def as_heads(values: ArrayLike, heads: int, dim: int, name: str) -> NDArray[np.float32]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import re
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nearhash.errors import InvalidArgumentError
-from nearhash.kernels import attention_lvq4
+from nearhash.hashing.randomness import check_seed
+from nearhash.hashing.simhash import SimHash
+from nearhash.index.codecs.pq4 import bounds_by_deviation
+from nearhash.kernels import attention_lvq4, attention_pq4, attention_simhash, product_codes
+from nearhash.kernels.simd_tables import GROUP
 
 Floats = NDArray[np.float32]
 
@@ -30,13 +36,16 @@ class KeyCodes(Protocol):
     def train(self, keys: Floats) -> Any:
         """What all codes of one head have in common, from its first keys (n, d); it stays so."""
 
+    def mean(self, common: Any) -> Floats:
+        """The key (dim,) that is taken off all others before they are coded."""
+
     def encode(self, common: Any, pages: NDArray[np.int64], first: int, keys: Floats, values: Floats) -> None:
         """Write the codes of the tokens from position `first` on."""
 
     def scan(
         self, common: Any, pages: NDArray[np.int64], queries: Floats, first: int, last: int, logits: Floats
     ) -> None:
-        """Estimate logits (g, room) of queries (g, d), times their scale, up to a number that all tokens share.
+        """Estimate logits (g, room) of queries (g, d), times their scale, less those of the mean key.
 
         Columns are positions; groups of 64 tokens that hold one of ``first <= position < last`` are written.
         """
@@ -45,13 +54,15 @@ class KeyCodes(Protocol):
 class LVQ4Codes:
     """4 bits a dimension and a range for each key, less the mean of the first keys; dim / 2 + 6 bytes a token."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, seed: int) -> None:
         self.page_bytes = attention_lvq4.page_bytes(dim)
         self.norms_at = attention_lvq4.norms_at(dim)
 
     def train(self, keys: Floats) -> Floats:
-        mean: Floats = keys.mean(axis=0, dtype=np.float64).astype(np.float32)
-        return mean
+        return _mean(keys)
+
+    def mean(self, common: Floats) -> Floats:
+        return common
 
     def encode(self, common: Floats, pages: NDArray[np.int64], first: int, keys: Floats, values: Floats) -> None:
         attention_lvq4.encode(pages, first, keys, values, common)
@@ -62,12 +73,115 @@ class LVQ4Codes:
         attention_lvq4.scan(pages, queries, first, last, logits)
 
 
-CODECS: dict[str, Any] = {"lvq4": LVQ4Codes}
+class _Codebook(NamedTuple):
+    """What product codes of a head have in common.
+
+    The mean (dim,) of the keys, directions (dim, dim) that they are turned to, as orthonormal rows; and bounds (m + 1,)
+    and codewords (dim, 16) of the sub-quantisers.
+    """
+
+    mean: Floats
+    directions: Floats
+    bounds: NDArray[np.int32]
+    codewords: Floats
 
 
-def make_codes(codec: str, dim: int) -> KeyCodes:
-    """Codes by name."""
-    if codec not in CODECS:
+class PQ4Codes:
+    """Product codes of 4 bits (Jegou et al., PAMI 2011) of keys less the mean of the first ones, dim / 2 of them.
+
+    Keys are turned to the principal directions of the first ones, and divided so that each code has about the same
+    share of the deviation (after Ge et al., "Optimized product quantization", CVPR 2013): on keys of SmolLM2 attention
+    then has three quarters of the error that it has by codes of two dimensions each. A head learns all that from its
+    first keys; dim / 4 + 2 bytes a token, if dim is a multiple of 16, else up to 4 bytes more.
+    """
+
+    _SAMPLE, _ROUNDS = 4096, 12  # keys that a codebook is learned from, and rounds of Lloyd's algorithm
+
+    def __init__(self, dim: int, seed: int) -> None:
+        self._dim, self._seed = dim, seed
+        self._subs = GROUP * -(-dim // (2 * GROUP))
+        self.page_bytes, self.norms_at = attention_pq4.page_bytes(self._subs), attention_pq4.norms_at(self._subs)
+
+    def train(self, keys: Floats) -> _Codebook:
+        mean = _mean(keys)
+        order = np.random.Generator(np.random.Philox(key=np.array([self._seed, 0], np.uint64))).permutation(len(keys))
+        sample = keys[order[: self._SAMPLE]] - mean
+        wide = sample.astype(np.float64)
+        directions = np.ascontiguousarray(np.linalg.eigh(wide.T @ wide)[1].T[::-1], np.float32)
+        turned = sample @ directions.T
+        bounds = bounds_by_deviation(turned.std(axis=0), self._subs)
+        codewords = np.zeros((self._dim, attention_pq4.LEVELS), np.float32)
+        for first, last in pairwise(bounds):
+            product_codes.train_sub_quantiser(turned, first, last, self._ROUNDS, codewords)
+        return _Codebook(mean, directions, bounds, codewords)
+
+    def mean(self, common: _Codebook) -> Floats:
+        return common.mean
+
+    def encode(self, common: _Codebook, pages: NDArray[np.int64], first: int, keys: Floats, values: Floats) -> None:
+        codes = np.empty((len(keys), self._subs), np.uint8)
+        product_codes.encode((keys - common.mean) @ common.directions.T, common.bounds, common.codewords, codes)
+        attention_pq4.encode(pages, first, codes, values)
+
+    def scan(
+        self, common: _Codebook, pages: NDArray[np.int64], queries: Floats, first: int, last: int, logits: Floats
+    ) -> None:
+        turned = queries @ common.directions.T
+        attention_pq4.scan(pages, turned, common.bounds, common.codewords, first, last, logits)
+
+
+class SimHashCodes:
+    """Signs of projections of keys less the mean of the first ones, and norms; bits / 8 + 4 bytes a token.
+
+    All heads have the same projections.
+    """
+
+    def __init__(self, dim: int, seed: int, bits: int = 256) -> None:
+        self._hashing = SimHash(dim, bits, seed)
+        self.page_bytes, self.norms_at = attention_simhash.page_bytes(bits), attention_simhash.norms_at(bits)
+
+    def _codes(self, vectors: Floats) -> NDArray[np.uint64]:
+        # Powers of two change no sign, and SimHash takes no vectors as long as queries times a scale may be.
+        _, exponents = np.frexp(np.abs(vectors).max(axis=1, keepdims=True, initial=0.0))
+        signs = self._hashing.encode(np.ldexp(vectors, -exponents), threads=1)
+        codes: NDArray[np.uint64] = signs.view("<u8").astype(np.uint64, copy=False)
+        return codes
+
+    def train(self, keys: Floats) -> Floats:
+        return _mean(keys)
+
+    def mean(self, common: Floats) -> Floats:
+        return common
+
+    def encode(self, common: Floats, pages: NDArray[np.int64], first: int, keys: Floats, values: Floats) -> None:
+        attention_simhash.encode(pages, first, self._codes(keys - common), keys, values, common)
+
+    def scan(
+        self, common: Floats, pages: NDArray[np.int64], queries: Floats, first: int, last: int, logits: Floats
+    ) -> None:
+        attention_simhash.scan(pages, queries, self._codes(queries), first, last, logits)
+
+
+def _mean(keys: Floats) -> Floats:
+    mean: Floats = keys.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
+
+
+CODECS: dict[str, Any] = {"lvq4": LVQ4Codes, "pq4": PQ4Codes, "simhash": SimHashCodes}
+LEAST_BITS, MOST_BITS = 64, 4096
+
+
+def make_codes(codec: str, dim: int, seed: int = 0) -> KeyCodes:
+    """Codes by name: one of `CODECS`; ``"simhash"`` has 256 bits, ``"simhash512"`` 512, any multiple of 64."""
+    sized = re.fullmatch(r"simhash([1-9]\d{1,4})", codec) if isinstance(codec, str) else None
+    if sized is not None:
+        bits = int(sized[1])
+        if not LEAST_BITS <= bits <= MOST_BITS or bits % 64:
+            raise InvalidArgumentError(
+                f"codec: expected simhash of a multiple of 64 bits from {LEAST_BITS} to {MOST_BITS}, got {codec!r}"
+            )
+        return SimHashCodes(dim, check_seed(seed), bits)
+    if not isinstance(codec, str) or codec not in CODECS:
         raise InvalidArgumentError(f"codec: expected one of {', '.join(CODECS)}, got {codec!r:.80}")
-    codes: KeyCodes = CODECS[codec](dim)
+    codes: KeyCodes = CODECS[codec](dim, check_seed(seed))
     return codes

@@ -125,6 +125,7 @@ class KVStoreLayer(DynamicLayer):  # type: ignore[misc]
         self.stores: list[KVStore] | None = None
         self.options = _default
         self.reads = self.tokens = 0  # of all sampled steps, heads and sequences
+        self.probe: list[float] | None = None  # relative errors of sampled steps, which are then answered densely
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -213,6 +214,12 @@ class KVStoreLayer(DynamicLayer):  # type: ignore[misc]
             )  # fmt: skip
             self.reads += int(found.reads.sum())
             self.tokens += len(store) * store.kv_heads
+            if self.probe is not None:
+                dense = store.attend(queries, "dense", scale=scaling).output
+                distances = np.linalg.norm(found.output - dense, axis=1)
+                norms = np.linalg.norm(dense, axis=1)
+                self.probe.extend(np.divide(distances, norms, out=np.zeros_like(norms), where=norms > 0).tolist())
+                found = found._replace(output=dense)
             rows.append(found.output)
         return torch.from_numpy(np.stack(rows)[:, None]).to(dtype=query.dtype, device=query.device)
 

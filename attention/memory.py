@@ -111,6 +111,10 @@ class Pages:
         """(p,) addresses of the pages of a head, as kernels take them."""
         return self._addresses[head, : len(self._blocks)]
 
+    def memory(self, head: int) -> list[NDArray[np.uint8]]:
+        """The pages of a head themselves, (page_bytes,) each."""
+        return [block.array[head] for block in self._blocks]
+
     def open(self, first: int, last: int) -> None:
         """Make the tokens ``first <= position < last`` writable: new pages, and copies of pages that forks hold, too.
 

@@ -29,6 +29,29 @@ class Attention(NamedTuple):
     error: NDArray[np.float32]
 
 
+class Retrieval(NamedTuple):
+    """Tokens of a KV head that are to be read for some of its queries.
+
+    Attributes
+    ----------
+    head : int
+        KV head.
+    first, last : int
+        For the query heads ``first <= h < last``.
+    positions : (m,) int64
+        Ascending.
+    log_probabilities : (m,) float64
+        Natural logarithms of the probabilities with which they were taken: softmax over the logits less these is an
+        estimate of that over all tokens. 0 of tokens that are always read, and where an estimator knows none.
+    """
+
+    head: int
+    first: int
+    last: int
+    positions: NDArray[np.int64]
+    log_probabilities: NDArray[np.float64]
+
+
 def merge(*parts: Attention) -> Attention:
     """Attention over the union of disjoint sets of tokens.
 

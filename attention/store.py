@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import threading
+from copy import copy
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearhash.attention.arguments import as_heads, as_queries, check_reading
+from nearhash.attention.arguments import Reading, as_heads, as_queries, check_reading
 from nearhash.attention.codes import make_codes
-from nearhash.attention.decoding import attend_dense, attend_priority
+from nearhash.attention.decoding import (
+    attend_dense,
+    attend_estimator,
+    attend_priority,
+    retrieve_estimator,
+    retrieve_priority,
+)
+from nearhash.attention.estimators.base import Estimator
+from nearhash.attention.estimators.dense import Dense
+from nearhash.attention.estimators.priority import Priority
 from nearhash.attention.memory import Budget, Pages
-from nearhash.attention.results import Attention
+from nearhash.attention.results import Attention, Retrieval
+from nearhash.attention.store_head import StoreHead
 from nearhash.errors import ClosedError, InvalidArgumentError
 from nearhash.hashing.randomness import check_seed
 from nearhash.index.arguments import check_count
@@ -39,8 +51,9 @@ class KVStore:
     kv_heads : int
     head_dim : int
         Of keys and of values, a multiple of 8.
-    codec : {"lvq4"}
-        Codes of the keys that decide what is read.
+    codec : {"lvq4", "pq4", "simhash"}
+        Codes of the keys that decide what is read: d / 2 + 6 bytes a token, d / 4 + 2, or bits / 8 + 4. "simhash" has
+        256 bits, "simhash512" 512, and so on by multiples of 64.
     dtype : {"float32", "float16", "bfloat16", "int8"}
         What keys and values are kept as; int8 has a scale for each key and each value.
     seed : int
@@ -76,7 +89,7 @@ class KVStore:
         if dtype not in ROWS:
             raise InvalidArgumentError(f"dtype: expected one of {', '.join(ROWS)}, got {dtype!r:.80}")
         self.codec, self.dtype, self.seed = codec, dtype, check_seed(seed)
-        self._key_codes = make_codes(codec, self.head_dim)
+        self._key_codes = make_codes(codec, self.head_dim, self.seed)
         self._threads = threads if threads is None else resolve_threads(threads)
         limit = None if memory_limit is None else check_count(memory_limit, "memory_limit")
         self._rows = rows_scheme(dtype, self.head_dim)
@@ -84,6 +97,8 @@ class KVStore:
         self._pages = Pages(self.kv_heads, page_bytes(self._rows), self._budget)
         self._code_pages = Pages(self.kv_heads, self._key_codes.page_bytes, self._budget)
         self._codes = _Codes((), 0)
+        self._indexes: dict[tuple[Estimator, int], Any] = {}
+        self._one_at_a_time = threading.Lock()
         self._length = 0
         self._closed = False
         self._lock = ReadWriteLock()
@@ -152,6 +167,7 @@ class KVStore:
             kept = min(self._codes.coded, wanted)
             self._code_pages.truncate(kept)
             self._codes = self._codes._replace(coded=kept) if kept else _Codes((), 0)
+            self._indexes = {name: index for name, index in self._indexes.items() if index.tokens <= wanted}
 
     def fork(self) -> KVStore:
         """Another store with the same tokens, which shares their memory: both may then change on their own."""
@@ -160,7 +176,8 @@ class KVStore:
             other = object.__new__(KVStore)
             other.__dict__.update(self.__dict__)
             other._pages, other._code_pages = self._pages.fork(), self._code_pages.fork()
-            other._lock = ReadWriteLock()
+            other._indexes = {name: copy(index) for name, index in self._indexes.items()}
+            other._lock, other._one_at_a_time = ReadWriteLock(), threading.Lock()
             return other
 
     def close(self) -> None:
@@ -170,6 +187,7 @@ class KVStore:
             self._length = 0
             self._pages.truncate(0)
             self._code_pages.truncate(0)
+            self._indexes.clear()
 
     # --- attention ---
 
@@ -192,8 +210,10 @@ class KVStore:
         ----------
         queries : (q_heads, head_dim) array of a float dtype
             q_heads is a multiple of kv_heads: query head h reads KV head ``h // (q_heads // kv_heads)``.
-        estimator : {"priority", "dense"}
-            "dense" reads all tokens. "priority" estimates from a sample, see Notes.
+        estimator : str
+            "priority", the default, estimates from a sample, see Notes; "dense" reads all tokens. The others of
+            `nearhash.attention.estimators` are there to be compared with: they run in NumPy, one call at a time, and
+            what they keep beside the codes is made when they are first asked.
         budget : float or int
             How much is read. A float: the share of all tokens, 0 < budget <= 1, sink and local ones included. An int:
             the tokens of the sample, at least 1.
@@ -206,7 +226,7 @@ class KVStore:
         threads : int, optional
             By default those of the store.
         options
-            Of "priority": ``temperature`` (1.0) and ``floor`` (0.1) of the sampling weights; ``eps``: the relative
+            Of "priority": ``temperature`` (1.0) and ``floor`` (0.02) of the sampling weights; ``eps``: the relative
             error that is wished for, with ``delta`` (0.1, at most 0.2), the probability with which it may be missed:
             more is read until the sample's own variance promises it, in the end everything.
 
@@ -230,17 +250,71 @@ class KVStore:
         and denominator of the softmax are then sums of ``exp(s_i) / p_i``, unbiased (Horvitz and Thompson 1952). One
         sample serves all queries of a group.
         """
-        own, group = as_queries(queries, self.kv_heads, self.head_dim)
         reading = check_reading(estimator, budget, sink, local, scale, step, layer, self.head_dim, options)
-        workers = self._threads_for(0) if threads is None else resolve_threads(threads)
-        scaled = own * np.float32(reading.scale)
-        if reading.estimator == "priority":
-            self._encode(local)
+        scaled, group, workers = self._prepare(queries, reading, threads)
         with self._lock.read():
             self._check_open()
-            if reading.estimator == "dense":
+            if isinstance(reading.estimator, Priority):
+                return attend_priority(self, scaled, group, reading, workers)
+            if isinstance(reading.estimator, Dense):
                 return attend_dense(self, scaled, group, workers)
-            return attend_priority(self, scaled, group, reading, workers)
+            with self._one_at_a_time:
+                return attend_estimator(self, scaled, group, reading, workers)
+
+    def retrieve(
+        self,
+        queries: ArrayLike,
+        estimator: str = "priority",
+        budget: float | int = 0.05,
+        sink: int = 16,
+        local: int = 128,
+        scale: float | None = None,
+        step: int = 0,
+        layer: int = 0,
+        threads: int | None = None,
+        **options: Any,
+    ) -> list[Retrieval]:
+        """Which tokens `attend` reads, given the same arguments, for callers that have keys and values themselves.
+
+        Returns
+        -------
+        list of Retrieval
+            In the order of the query heads. Most estimators choose for all queries of a KV head together (16 of them
+            at a time), "magicpig" for each. With `eps`, keys and values are read to find out how many tokens it takes.
+
+        Raises
+        ------
+        InvalidArgumentError
+            And its subclasses DimensionError and DtypeError.
+        """
+        reading = check_reading(estimator, budget, sink, local, scale, step, layer, self.head_dim, options)
+        scaled, group, workers = self._prepare(queries, reading, threads)
+        with self._lock.read():
+            self._check_open()
+            if isinstance(reading.estimator, Priority):
+                return retrieve_priority(self, scaled, group, reading, workers)
+            with self._one_at_a_time:
+                return retrieve_estimator(self, scaled, group, reading, workers)
+
+    def _prepare(
+        self, queries: ArrayLike, reading: Reading, threads: int | None
+    ) -> tuple[NDArray[np.float32], int, int]:
+        """Queries times the scale, how many of them share a KV head, and threads; codes are made if they are needed."""
+        own, group = as_queries(queries, self.kv_heads, self.head_dim)
+        workers = self._threads_for(0) if threads is None else resolve_threads(threads)
+        if reading.estimator.uses_codes:
+            self._encode(reading.local)
+        return own * np.float32(reading.scale), group, workers
+
+    def _index_of(self, estimator: Estimator, head: StoreHead, always: NDArray[np.int64]) -> Any:
+        """What an estimator keeps of a head, made now if it is not there."""
+        name = estimator, head.head
+        index = self._indexes.get(name)
+        if index is None:
+            index = estimator.index(head, always)
+            if index is not None:
+                self._indexes[name] = index
+        return index
 
     def _encode(self, local: int) -> None:
         """Make codes of all tokens outside the local window."""
@@ -325,6 +399,7 @@ class KVStore:
             "nbytes": self.nbytes,
             "index_nbytes": self.index_nbytes,
             "index_bytes_per_token": self._key_codes.page_bytes / PAGE,
+            "estimator_nbytes": sum(index.nbytes for index in self._indexes.values()),
             "held_bytes": self._budget.used,
             "memory_limit": self._budget.limit,
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from statistics import NormalDist
 from typing import Any, ClassVar, NamedTuple
@@ -64,6 +63,8 @@ class Estimator(ABC):
     unbiased: ClassVar[bool] = False
     samples: ClassVar[bool] = False
     """The probabilities are those of inclusion in a sample, and the sample tells its error."""
+    uses_codes: ClassVar[bool] = False
+    """Asks the head for logits or norms that its codes tell."""
 
     def index(self, head: KVHead, always: Positions) -> Any:
         """What is kept beside keys and values: None, or an object with `tokens`, their number, and `nbytes`."""
@@ -112,6 +113,27 @@ class Estimator(ABC):
         DimensionError, DtypeError, InvalidArgumentError
             For arguments that are not as above.
         """
+        return self._attend(head, *self._checked(head, queries, budget, always, key, index))
+
+    def retrieve(
+        self,
+        head: KVHead,
+        queries: ArrayLike,
+        budget: int,
+        always: ArrayLike = (),
+        key: int = 0,
+        index: Any = None,
+    ) -> list[Choice]:
+        """What `attend` would read, given the same: one choice for all queries, or one for each of them.
+
+        Of an error that is wished for (`eps`) nothing is known before keys and values are read: the budget is kept to.
+        """
+        return self.choose(head, *self._checked(head, queries, budget, always, key, index))
+
+    def _checked(
+        self, head: KVHead, queries: ArrayLike, budget: int, always: ArrayLike, key: int, index: Any
+    ) -> tuple[Any, Floats, Positions, Positions, int, int]:
+        """Index, queries, tokens of `always`, the others, budget and key; raises as `attend` does."""
         lines = finite_floats(queries, "queries")
         if lines.ndim != 2 or lines.shape[1] != head.d or not len(lines):
             raise DimensionError(f"queries: expected shape (g, {head.d}) with g >= 1, got {lines.shape}")
@@ -125,7 +147,7 @@ class Estimator(ABC):
         if index is not None:
             exact = np.union1d(exact, self._later(index, head.n))
         rest = np.setdiff1d(np.arange(head.n), exact, assume_unique=True)
-        return self._attend(head, index, lines, exact, rest, budget, key)
+        return index, lines, exact, rest, budget, key
 
     def _later(self, index: Any, count: int) -> Positions:
         """Tokens, of `count`, that came after the index was made."""
@@ -236,4 +258,4 @@ def check_number(value: Any, name: str, above: float, most: float) -> float:
 def check_certainty(eps: float | None, delta: float) -> tuple[float | None, float]:
     """A wished relative error and the probability that it may be missed."""
     # For greater delta the quantile of one normal number does not bound those of vectors, see `Priority`.
-    return None if eps is None else check_number(eps, "eps", 0.0, math.inf), check_number(delta, "delta", 0.0, 0.2)
+    return None if eps is None else check_number(eps, "eps", 0.0, 1e6), check_number(delta, "delta", 0.0, 0.2)

@@ -57,17 +57,18 @@ class Priority(Estimator):
     """
 
     temperature: float = 1.0
-    floor: float = 0.1
+    floor: float = 0.02
     eps: float | None = None
     delta: float = 0.1
 
     name = "priority"
+    uses_codes = True
     unbiased = True
     samples = True
 
     def __post_init__(self) -> None:
-        check_number(self.temperature, "temperature", 0.0, math.inf)
-        check_number(self.floor, "floor", 0.0, math.inf)
+        check_number(self.temperature, "temperature", 0.0, 1e6)
+        check_number(self.floor, "floor", 0.0, 1e6)
         check_certainty(self.eps, self.delta)
 
     def choose(

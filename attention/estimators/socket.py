@@ -60,6 +60,7 @@ class Socket(Estimator):
     seed: int = 0
 
     name = "socket"
+    uses_codes = True
 
     def __post_init__(self) -> None:
         check_count(self.K, "K", most=MOST_BITS)

@@ -52,6 +52,7 @@ class VAttention(Estimator):
     delta: float = 0.1
 
     name = "vattention"
+    uses_codes = True
     unbiased = True
     samples = True
 

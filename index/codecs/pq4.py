@@ -83,7 +83,9 @@ class PQ4Codec:
         projected = self.project(sample)
         coded = projected.shape[1]
         subs = GROUP * -(-coded // (GROUP * DIMENSIONS))
-        bounds = _even_bounds(coded, subs) if self._directions is None else _bounds(projected.std(axis=0), subs)
+        bounds = (
+            _even_bounds(coded, subs) if self._directions is None else bounds_by_deviation(projected.std(axis=0), subs)
+        )
         values = np.zeros((coded, LEVELS), np.float32)
 
         def task(first: int, last: int) -> None:
@@ -187,7 +189,7 @@ def _even_bounds(coded: int, subs: int) -> NDArray[np.int32]:
     return np.round(np.linspace(0, coded, subs + 1)).astype(np.int32)
 
 
-def _bounds(deviations: NDArray[np.float32], subs: int) -> NDArray[np.int32]:
+def bounds_by_deviation(deviations: NDArray[np.float32], subs: int) -> NDArray[np.int32]:
     """Descending directions divided so that each sub-quantiser, none empty, gets about an equal sum of deviations."""
     coded, total = len(deviations), np.cumsum(deviations.astype(np.float64))
     inner = np.searchsorted(total, np.arange(1, subs) * (total[-1] / subs)) + 1

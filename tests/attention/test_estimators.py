@@ -205,7 +205,7 @@ def test_bad_heads():
         ("best", {}, "estimator: expected one of priority, dense, .*, got 'best'"),
         ("dense", {"eps": 0.1}, "eps: the estimator 'dense' has options none"),
         ("priority", {"K": 3}, "K: the estimator 'priority' has options one of temperature, floor, eps, delta"),
-        ("priority", {"floor": 0}, "floor: expected a number above 0 and up to inf, got 0"),
+        ("priority", {"floor": 0}, "floor: expected a number above 0 and up to 1e[+]06, got 0"),
         ("priority", {"temperature": "1"}, "temperature: expected a number, got '1'"),
         ("priority", {"eps": 0.0}, "eps: expected a number above 0"),
         ("vattention", {"delta": 0.5}, "delta: expected a number above 0 and up to 0.2, got 0.5"),

@@ -393,8 +393,8 @@ def test_refused_appends_leave_the_store_as_it_was():
         ({"floor": 0.0}, "floor"),
         ({"eps": -1.0}, "eps"),
         ({"delta": 2.0}, "delta"),
-        ({"colour": 1}, "colour: the estimator 'priority' has no such option"),
-        ({"estimator": "dense", "eps": 0.1}, "eps: the estimator 'dense' has no such option"),
+        ({"colour": 1}, "colour: the estimator 'priority' has options one of temperature, floor"),
+        ({"estimator": "dense", "eps": 0.1}, "eps: the estimator 'dense' has options none"),
         ({"threads": 0}, "threads"),
     ],
 )

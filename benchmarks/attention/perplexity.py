@@ -1,0 +1,132 @@
+"""What sampled attention changes in the predictions of SmolLM2: ``python -m benchmarks.attention.perplexity``.
+
+A text is read densely but for its last tokens. These are given one at a time (teacher-forced), to all ways of
+attention side by side, every layer but the first two sampled; each prediction is compared with that of dense attention.
+"""
+
+import argparse
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.attention.smollm import NAME, load_model
+from benchmarks.contest import say
+from benchmarks.machine import machine_facts
+from benchmarks.record import RESULTS, Document, write_document
+
+CONTEXTS, WINDOWS, PREDICTED = (4096, 8192), 3, 128
+SHARES = (0.02, 0.05, 0.1)
+DENSE_LAYERS = frozenset({0, 1})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attention.perplexity", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
+    parser.add_argument("--contexts", type=int, nargs="+", default=list(CONTEXTS), help="tokens")
+    parser.add_argument("--windows", type=int, default=WINDOWS, help="pieces of the text for each context")
+    parser.add_argument("--predicted", type=int, default=PREDICTED, help="tokens of each piece that are predicted")
+    options = parser.parse_args(arguments)
+    document = run(options.contexts, options.windows, options.predicted)
+    write_document(options.results / "attention-perplexity.json", document)
+    return 0
+
+
+def ways_of(context: int) -> dict[str, dict[str, Any]]:
+    """Ways to attend by name, as options of the decoder backend; "dense" is what they are compared with."""
+    ways: dict[str, dict[str, Any]] = {"dense": {"estimator": "dense"}}
+    ways["sink and local window"] = {"estimator": "topk_oracle", "budget": 1}
+    for share in SHARES:
+        for codec in ("lvq4", "pq4", "simhash", "simhash1024"):
+            ways[f"priority, {codec}, {share:.0%}"] = {"budget": share, "codec": codec}
+        ways[f"top-k oracle, {share:.0%}"] = {"estimator": "topk_oracle", "budget": share}
+        # The convention of the research that the targets come from: sink and local window besides the budget.
+        ways[f"priority, lvq4, {share:.0%} besides"] = {"budget": round(share * context)}
+        ways[f"top-k oracle, {share:.0%} besides"] = {"estimator": "topk_oracle", "budget": round(share * context)}
+    for K, L in ((10, 150), (8, 75)):
+        ways[f"MagicPIG K{K} L{L}"] = {"estimator": "magicpig", "options": {"K": K, "L": L}}
+    for share in SHARES[1:]:
+        for name in ("vattention", "hash_topk", "quest", "uniform"):
+            ways[f"{name}, {share:.0%}"] = {"estimator": name, "budget": share}
+    return ways
+
+
+def run(contexts: Sequence[int], windows: int, predicted: int) -> Document:
+    import nearhash as nh
+    from benchmarks.attention.dump import text_tokens
+
+    nh.attention.register()
+    model = load_model("nearhash")
+    entries = []
+    for context in contexts:
+        ways = ways_of(context)
+        found = []
+        for window in range(windows):
+            found.append(measure(model, text_tokens(window * max(contexts), context), predicted, ways))
+            say(f"{context} tokens, piece {window + 1} of {windows} predicted")
+        entries.append({"tokens": context, "ways": summary(list(ways), ways, found)})
+    return {
+        "kind": "attention-perplexity",
+        "date": date.today().isoformat(),
+        "machine": machine_facts(),
+        "settings": {
+            "model": NAME, "windows": windows, "predicted": predicted, "dense_layers": sorted(DENSE_LAYERS),
+            "sink": 16, "local": 128,
+        },
+        "contexts": entries,
+    }  # fmt: skip
+
+
+def measure(
+    model: Any, tokens: Sequence[int], predicted: int, ways: dict[str, dict[str, Any]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """For each way (first axis) and each token predicted: nats, divergence from dense, agreement; and shares read."""
+    import torch
+
+    from benchmarks.attention.side_by_side import SideBySide, read_shares, step
+    from nearhash.attention.decoder import as_options
+
+    base = {"dense_layers": DENSE_LAYERS, "dense_below": 0}
+    context = SideBySide(model, tokens[:-predicted])
+    cache = context.fork([as_options({**base, **way}) for way in ways.values()])
+    nats, divergence, agreement = (np.zeros((len(ways), predicted - 1)) for _ in range(3))
+    for at in range(predicted - 1):
+        logits = step(model, cache, [tokens[at - predicted]] * len(ways)).double()
+        logs = torch.log_softmax(logits, dim=-1).numpy()
+        nats[:, at] = -logs[:, tokens[at + 1 - predicted]]
+        divergence[:, at] = (np.exp(logs[0]) * (logs[0] - logs)).sum(axis=1)
+        agreement[:, at] = logs.argmax(axis=1) == logs[0].argmax()
+    sampled = [layer for layer in range(model.config.num_hidden_layers) if layer not in DENSE_LAYERS]
+    return {"nats": nats, "divergence": divergence, "agreement": agreement, "shares": read_shares(cache, sampled)}
+
+
+def summary(
+    names: Sequence[str], ways: dict[str, dict[str, Any]], found: Sequence[dict[str, np.ndarray[Any, Any]]]
+) -> list[Document]:
+    """Means over all predictions, with the standard error of the divergence and of the log-perplexity's change."""
+    nats, divergence, agreement = (
+        np.concatenate([one[name] for one in found], axis=1) for name in ("nats", "divergence", "agreement")
+    )
+    shares = np.mean([one["shares"] for one in found], axis=0)
+    change, root = nats - nats[0], np.sqrt(nats.shape[1])
+    return [
+        {
+            "name": name,
+            **ways[name],
+            "share_read": float(shares[row]),
+            "perplexity": float(np.exp(nats[row].mean())),
+            "perplexity_ratio": float(np.exp(change[row].mean())),
+            "ratio_error": float(change[row].std() / root),
+            "divergence": float(divergence[row].mean()),
+            "divergence_error": float(divergence[row].std() / root),
+            "agreement": float(agreement[row].mean()),
+            "predictions": int(nats.shape[1]),
+        }
+        for row, name in enumerate(names)
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
