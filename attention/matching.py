@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ UNIT = 1 << 20
 
 MOST_PAIRS = 1 << 26  # 12 bytes each
 
-_MARGIN = 3.0  # standard deviations of the Hamming distance at the threshold, to miss a pair in a thousand there
+_MARGIN = 3.0  # standard deviations of the Hamming distance at the threshold, to miss one pair in several hundred there
 _CHUNK = 4096  # pairs that a thread measures at a time
 _LARGEST_COST = 1e9
 
@@ -84,8 +85,8 @@ def match_tokens(
     window : int, optional
         Greatest shift in magnitude; any by default.
     bits : int
-        Of the codes, a multiple of 8. A pair at the threshold is missed with a probability of about .001 at any number
-        of bits; more bits let fewer others through to be measured.
+        Of the codes, a multiple of 8. At any number of bits a pair at the threshold is missed with a probability of
+        about .002, one well above it never; more bits let fewer others through to be measured.
     seed : int
         Of the codes, 0 to 2**64 - 1.
     threads : int, optional
@@ -182,7 +183,7 @@ def _alike(
 def candidate_radius(hashes: SimHash, threshold: float) -> int:
     """Bits in which codes of like tokens differ at most: the mean at the threshold and three standard deviations."""
     mean = hashes.bits * (1.0 - float(hashes.collision_probability(threshold)))
-    return int(mean + _MARGIN * hashes.bits * float(np.sqrt(hashes.variance(threshold))))
+    return math.ceil(mean + _MARGIN * hashes.bits * float(np.sqrt(hashes.variance(threshold))))
 
 
 def _cosines(

@@ -55,17 +55,14 @@ class SideBySide:
         self.model = model
         self._read = KVCache(model.config, dense_layers=(), dense_below=0)
         with torch.no_grad():
-            self.logits = model(torch.tensor([list(tokens)]), past_key_values=self._read, logits_to_keep=1).logits[
-                0, -1
-            ]
+            self.logits = model(torch.tensor([list(tokens)]), past_key_values=self._read, logits_to_keep=1).logits[0, -1]
         self._stores: dict[tuple[int, str], KVStore] = {}
 
     def fork(self, ways: Sequence[DecoderOptions]) -> DynamicCache:
         """A cache for a batch of rows, one for each of `ways`, that share what was read so far."""
         cache = DynamicCache(config=self.model.config)
         cache.layers = [
-            SideBySideLayer(layer, [self._store(layer, way).fork() for way in ways], ways)
-            for layer in self._read.layers
+            SideBySideLayer(layer, [self._store(layer, way).fork() for way in ways], ways) for layer in self._read.layers
         ]
         return cache
 
@@ -90,7 +87,5 @@ def step(model: Any, cache: DynamicCache, tokens: Sequence[int]) -> torch.Tensor
 
 def read_shares(cache: DynamicCache, sampled_layers: Sequence[int]) -> NDArray[np.float64]:
     """Share of the tokens (rows,) that each row has read in the layers that are sampled."""
-    shares: NDArray[np.float64] = np.mean(
-        [cache.layers[at].shares / cache.layers[at].steps for at in sampled_layers], 0
-    )
+    shares: NDArray[np.float64] = np.mean([cache.layers[at].shares / cache.layers[at].steps for at in sampled_layers], 0)
     return shares
