@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.attention.text import prose
 from benchmarks.corpora import licenses, synonyms
 
-TOKENS, FOLLOWING = 520, 96  # of a prompt, about, and of the text after it
+TOKENS, FOLLOWING = 520, 64  # of a prompt, about, and of the text after it
 FIRST, STEP = 2000, 6000  # words: where the first passage starts, and how far the next is from it
 
 VERSIONS = (("GPL-1.0", "GPL-2.0"), ("MPL-1.0", "MPL-1.1"), ("CC-BY-SA-2.0", "CC-BY-SA-3.0"), ("LGPL-2.1", "GPL-2.0"))
