@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.attention.prompt_reuse import reuse_part
 from benchmarks.banding import banding_part
 from benchmarks.blocking import blocking_part
 from benchmarks.breakdown import breakdown_part
@@ -75,6 +76,7 @@ python -m benchmarks.hamming                # binary codes
 python -m benchmarks.lsh                    # hash tables of vectors
 python -m benchmarks.sampling               # kernel sums by hashing
 python -m benchmarks.simhash                # codes of signs
+python -m benchmarks.attention.prompt_reuse # keys and values of a similar prompt; wants `pip install gguf accelerate`
 python -m benchmarks.sketches               # sketches of sets, of strings and of texts
 python -m benchmarks.weighted               # sketches of weighted sets
 python -m benchmarks.run --startup          # import, first answer, cold compile
@@ -127,6 +129,7 @@ def report(documents: Sequence[Document], image_folder: str) -> str:
     parts += [lsh_part(document) for document in documents if document["kind"] == "lsh"]
     parts += [simhash_part(document) for document in documents if document["kind"] == "simhash"]
     parts += [sampling_part(document) for document in documents if document["kind"] == "sampling"]
+    parts += [reuse_part(document) for document in documents if document["kind"] == "prompt-reuse"]
     parts += [sketches_part(document) for document in documents if document["kind"] == "sketches"]
     parts += [weighted_part(document) for document in documents if document["kind"] == "weighted"]
     parts += [startup_part(document) for document in documents if document["kind"] == "startup"]
