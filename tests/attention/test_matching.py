@@ -20,8 +20,8 @@ tokens = st.lists(st.integers(0, 3), max_size=7)
 costs = st.tuples(st.sampled_from([0, 1, 2]), st.sampled_from([0, 1, 3])).map(lambda two: (two[0] / 2, sum(two) / 2))
 
 
-def matched(reference, prompt, **options):
-    return match_tokens(VOCABULARY[reference], VOCABULARY[prompt], **options)
+def matched(reference, prompt, threshold=0.7, **options):
+    return match_tokens(VOCABULARY[reference], VOCABULARY[prompt], threshold=threshold, **options)
 
 
 def near(rows, cosine, seed=9):
@@ -83,11 +83,12 @@ def test_edits_are_recovered_and_equal_words_elsewhere_do_not_distract():
 def test_a_word_of_like_meaning_stands_in_for_the_one_in_its_place():
     rows = VOCABULARY[TEXT].copy()
     rows[50:60:3] = near(rows[50:60:3], 0.8)
-    found = match_tokens(VOCABULARY[TEXT], rows)
+    found = match_tokens(VOCABULARY[TEXT], rows, threshold=0.7)
     assert found.positions.tolist() == list(range(500))
     assert found.scores[50:60:3] == pytest.approx(0.8, abs=1e-6)
-    stricter = match_tokens(VOCABULARY[TEXT], rows, threshold=0.85)
-    assert np.flatnonzero(stricter.positions < 0).tolist() == [50, 53, 56, 59]
+    for stricter in ({"threshold": 0.85}, {}):  # equal tokens only, by default
+        found = match_tokens(VOCABULARY[TEXT], rows, **stricter)
+        assert np.flatnonzero(found.positions < 0).tolist() == [50, 53, 56, 59]
 
 
 def test_costs_decide_what_is_worth_a_run():
@@ -112,14 +113,14 @@ def test_each_token_for_itself_gets_its_nearest():
 
 def test_a_prompt_is_matched_with_itself_and_lengths_of_vectors_do_not_count():
     assert matched(TEXT, TEXT).positions.tolist() == list(range(500))
-    longer = match_tokens(VOCABULARY[TEXT], 3 * VOCABULARY[TEXT])
+    longer = match_tokens(VOCABULARY[TEXT], 3 * VOCABULARY[TEXT], threshold=0.7)
     assert longer.positions.tolist() == list(range(500))
     assert longer.scores == pytest.approx(1)
-    assert (match_tokens(VOCABULARY[:5], 3 * VOCABULARY[:5], threshold=1).positions < 0).all()  # not equal
+    assert (match_tokens(VOCABULARY[:5], 3 * VOCABULARY[:5]).positions < 0).all()  # not equal
     assert matched([7], [7]).positions.tolist() == [0]
     zeros = np.zeros((3, DIM))
     assert match_tokens(zeros, -zeros).positions.tolist() == [0, 1, 2]
-    assert match_tokens(zeros, VOCABULARY[:3]).positions.tolist() == [-1] * 3
+    assert match_tokens(zeros, VOCABULARY[:3], threshold=0.7).positions.tolist() == [-1] * 3
 
 
 def test_candidates_are_found_as_often_as_the_formula_says():
@@ -154,13 +155,13 @@ def test_prompts_may_be_empty(empty):
 
 def test_the_result_depends_neither_on_threads_nor_on_the_kind_of_array():
     rows = near(VOCABULARY[TEXT], 0.8)
-    first = match_tokens(VOCABULARY[TEXT], rows, threads=1)
+    first = match_tokens(VOCABULARY[TEXT], rows, threshold=0.7, threads=1)
     for reference, prompt in (
         (VOCABULARY[TEXT], rows),
         (np.asfortranarray(VOCABULARY[TEXT]), rows[:, ::-1].copy()[:, ::-1]),
         (VOCABULARY[TEXT].astype(np.float64), rows.tolist()),
     ):
-        again = match_tokens(reference, prompt, threads=3)
+        again = match_tokens(reference, prompt, threshold=0.7, threads=3)
         assert again.positions.tobytes() == first.positions.tobytes()
         assert again.scores.tobytes() == first.scores.tobytes()
 
