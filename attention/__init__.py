@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nearhash.attention.batch import attend_batch
     from nearhash.attention.calibration import calibrate
     from nearhash.attention.decoder import KVCache, register
     from nearhash.attention.matching import TokenMatch, match_tokens
@@ -18,6 +19,7 @@ _HOME = {
     "Retrieval": "results",
     "Reused": "reuse",
     "TokenMatch": "matching",
+    "attend_batch": "batch",
     "calibrate": "calibration",
     "match_tokens": "matching",
     "merge": "results",
@@ -33,6 +35,7 @@ __all__ = [
     "Retrieval",
     "Reused",
     "TokenMatch",
+    "attend_batch",
     "calibrate",
     "match_tokens",
     "merge",

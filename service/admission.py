@@ -162,6 +162,11 @@ class AdmissionQueue:
         self._watcher = watcher
 
     @property
+    def workers(self) -> int:
+        """Threads that there are at most."""
+        return self._workers
+
+    @property
     def pending(self) -> int:
         """Jobs that run or wait."""
         return self._pending
