@@ -5,6 +5,7 @@ attention side by side, every layer but the first two sampled; each prediction i
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.attention.smollm import NAME, load_model
 from benchmarks.contest import say
 from benchmarks.machine import machine_facts
 from benchmarks.record import RESULTS, Document, write_document
+from nearhash.kernels.threads import available_threads
 
 CONTEXTS, WINDOWS, PREDICTED = (4096, 8192), 3, 128
 SHARES = (0.02, 0.05, 0.1)
@@ -28,8 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--contexts", type=int, nargs="+", default=list(CONTEXTS), help="tokens")
     parser.add_argument("--windows", type=int, default=WINDOWS, help="pieces of the text for each context")
     parser.add_argument("--predicted", type=int, default=PREDICTED, help="tokens of each piece that are predicted")
+    parser.add_argument("--ways", default=".*", help="regular expression of the names of those to be measured")
+    parser.add_argument("--threads", type=int, help="one is fastest on a machine that does other work, too")
     options = parser.parse_args(arguments)
-    document = run(options.contexts, options.windows, options.predicted)
+    document = run(options.contexts, options.windows, options.predicted, options.ways, options.threads)
     write_document(options.results / "attention-perplexity.json", document)
     return 0
 
@@ -53,18 +57,21 @@ def ways_of(context: int) -> dict[str, dict[str, Any]]:
     return ways
 
 
-def run(contexts: Sequence[int], windows: int, predicted: int) -> Document:
+def run(contexts: Sequence[int], windows: int, predicted: int, wanted: str, threads: int | None) -> Document:
+    import torch
+
     import nearhash as nh
     from benchmarks.attention.dump import text_tokens
 
+    torch.set_num_threads(threads or available_threads())
     nh.attention.register()
     model = load_model("nearhash")
     entries = []
     for context in contexts:
-        ways = ways_of(context)
+        ways = {name: way for name, way in ways_of(context).items() if name == "dense" or re.search(wanted, name)}
         found = []
         for window in range(windows):
-            found.append(measure(model, text_tokens(window * max(contexts), context), predicted, ways))
+            found.append(measure(model, text_tokens(window * max(contexts), context), predicted, ways, threads))
             say(f"{context} tokens, piece {window + 1} of {windows} predicted")
         entries.append({"tokens": context, "ways": summary(list(ways), ways, found)})
     return {
@@ -80,7 +87,7 @@ def run(contexts: Sequence[int], windows: int, predicted: int) -> Document:
 
 
 def measure(
-    model: Any, tokens: Sequence[int], predicted: int, ways: dict[str, dict[str, Any]]
+    model: Any, tokens: Sequence[int], predicted: int, ways: dict[str, dict[str, Any]], threads: int | None = None
 ) -> dict[str, np.ndarray[Any, Any]]:
     """For each way (first axis) and each token predicted: nats, divergence from dense, agreement; and shares read."""
     import torch
@@ -88,11 +95,13 @@ def measure(
     from benchmarks.attention.side_by_side import SideBySide, read_shares, step
     from nearhash.attention.decoder import as_options
 
-    base = {"dense_layers": DENSE_LAYERS, "dense_below": 0}
+    base = {"dense_layers": DENSE_LAYERS, "dense_below": 0, "threads": threads}
     context = SideBySide(model, tokens[:-predicted])
     cache = context.fork([as_options({**base, **way}) for way in ways.values()])
     nats, divergence, agreement = (np.zeros((len(ways), predicted - 1)) for _ in range(3))
     for at in range(predicted - 1):
+        if at % 16 == 0:
+            say(f"{len(tokens)} tokens, {at} of {predicted - 1} predicted")
         logits = step(model, cache, [tokens[at - predicted]] * len(ways)).double()
         logs = torch.log_softmax(logits, dim=-1).numpy()
         nats[:, at] = -logs[:, tokens[at + 1 - predicted]]
