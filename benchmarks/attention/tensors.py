@@ -106,8 +106,8 @@ def measure(dump: Dump, count: int, ways: dict[str, dict[str, Any]]) -> Document
                 for share in shares:
                     for draw in range(way.get("draws", 1)):
                         found = store.attend(
-                            queries, way.get("estimator", "priority"), share, SINK, LOCAL, None, step * DRAWS + draw, at,
-                            **way.get("options", {}),
+                            queries, way.get("estimator", "priority"), share, SINK, LOCAL, None, step * DRAWS + draw,
+                            at, **way.get("options", {}),
                         )  # fmt: skip
                         errors[f"{name} at {share}"].append(_error(found, dense, found.reads / end))
             for K, L in SETTINGS:
