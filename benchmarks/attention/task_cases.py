@@ -11,12 +11,12 @@ from benchmarks.attention.text import prose
 _NAMES = (
     "Alice Bruno Clara David Elena Felix Greta Hugo Irene Jonas Karen Louis Maria Nina Oscar Paula Quentin Rosa "
     "Simon Tessa Ursula Victor Wanda Xavier Yvonne Zoe"
-).split()
+)
 _WORDS = (
     "apple bridge candle desert engine forest garden hammer island jacket kitchen ladder mirror needle orange pencil "
     "rabbit saddle ticket umbrella violin window yellow zebra anchor basket castle dragon feather guitar helmet jungle "
     "lemon magnet napkin onion pocket ribbon silver tunnel velvet wagon"
-).split()
+)
 _SECRETS = ("pass key", "door code", "locker number", "account number")
 
 
@@ -61,7 +61,7 @@ def passkey(tokenizer: Any, tokens: int, rng: np.random.Generator) -> Case:
 
 def multi_key(tokenizer: Any, tokens: int, rng: np.random.Generator) -> Case:
     """Numbers of many people, each in a sentence of the same form: the others distract."""
-    names = rng.permutation(_NAMES)[:16].tolist()
+    names = rng.permutation(_NAMES.split())[:16].tolist()
     keys = [_digits(rng) for _ in names]
     needles = [f" The special number of {name} is {key}." for name, key in zip(names, keys, strict=True)]
     questions = [
@@ -73,7 +73,7 @@ def multi_key(tokenizer: Any, tokens: int, rng: np.random.Generator) -> Case:
 
 def key_value(tokenizer: Any, tokens: int, rng: np.random.Generator) -> Case:
     """Nothing but pairs of a key of two words and a number."""
-    keys = [f"{first}-{second}" for first in _WORDS for second in _WORDS if first != second]
+    keys = [f"{first}-{second}" for first in _WORDS.split() for second in _WORDS.split() if first != second]
     keys = rng.permutation(keys).tolist()
     lines = [f"{key}: {_digits(rng)}\n" for key in keys]
     context: list[int] = []
@@ -88,7 +88,7 @@ def key_value(tokenizer: Any, tokens: int, rng: np.random.Generator) -> Case:
 
 def string_copy(tokenizer: Any, tokens: int, rng: np.random.Generator) -> Case:
     """Lists of words drawn at random, to be written down again from their first words on."""
-    lists = [rng.permutation(_WORDS)[:12].tolist() for _ in range(8)]
+    lists = [rng.permutation(_WORDS.split())[:12].tolist() for _ in range(8)]
     needles = [f"\nList number {at + 1}: {' '.join(words)}.\n" for at, words in enumerate(lists)]
     questions = [
         Question(f"\nList number {at + 1}: {' '.join(words[:3])}", " " + " ".join(words[3:9]), words_in_order)
@@ -99,7 +99,7 @@ def string_copy(tokenizer: Any, tokens: int, rng: np.random.Generator) -> Case:
 
 def frequent_words(tokenizer: Any, tokens: int, rng: np.random.Generator) -> Case:
     """Words in random order, three of them far more often than others: a matter of many tokens, not of few."""
-    words = rng.permutation(_WORDS).tolist()
+    words = rng.permutation(_WORDS.split()).tolist()
     weights = np.array([6.0, 5.0, 4.0, *[0.5] * (len(words) - 3)])
     drawn = rng.choice(words, tokens, p=weights / weights.sum()).tolist()
     context = _tokens(tokenizer, "Words: " + " ".join(drawn))[: tokens - 16]
