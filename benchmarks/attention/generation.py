@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.attention.evaluation_report import generation_part
 from benchmarks.attention.smollm import NAME, load_model
 from benchmarks.contest import say
 from benchmarks.machine import machine_facts
-from benchmarks.record import RESULTS, Document, write_document
+from benchmarks.record import RESULTS, Document, read_document, write_document, write_text
 from nearhash.kernels.threads import available_threads
 
 CONTEXTS, GENERATED, ROUNDS = (2048, 4096, 8192), 48, 5
@@ -37,12 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--generated", type=int, default=GENERATED, help="tokens that are timed")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each contestant, and one to warm up")
     parser.add_argument("--threads", type=int, help="by default all cores")
+    parser.add_argument("--report", action="store_true", help="write the table from the figures that are there")
     options = parser.parse_args(arguments)
     threads = options.threads or available_threads()
-    write_document(
-        options.results / "attention-generation.json",
-        run(options.contexts, options.generated, options.rounds, threads),
-    )
+    path = options.results / "attention-generation.json"
+    if not options.report:
+        write_document(path, run(options.contexts, options.generated, options.rounds, threads))
+    write_text(path.with_suffix(".md"), generation_part(read_document(path)))
     return 0
 
 
@@ -75,11 +77,11 @@ def run(contexts: Sequence[int], generated: int, rounds: int, threads: int) -> D
 def measure(
     stock: Any, ours: Any, tokens: Sequence[int], generated: int, rounds: int, threads: int
 ) -> dict[str, Document]:
-    """Milliseconds a token of each contestant in each round, and the share of its predictions that are those of sdpa."""
+    """Milliseconds a token of each contestant in each round, and how often it says what sdpa says."""
     import torch
+    from transformers import DynamicCache
 
     import nearhash as nh
-    from transformers import DynamicCache
 
     prompt = list(tokens[:-generated])
     caches: dict[str, tuple[Any, Any]] = {

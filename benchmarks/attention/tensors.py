@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.attention.dump import Dump, load_dump
+from benchmarks.attention.evaluation_plot import plot_tensors
+from benchmarks.attention.evaluation_report import tensors_part
 from benchmarks.attention.smollm import NAME
 from benchmarks.contest import say
 from benchmarks.machine import machine_facts
-from benchmarks.record import RESULTS, Document, write_document
+from benchmarks.record import RESULTS, Document, read_document, write_document, write_text
 from nearhash.attention.estimators import make_estimator
 from nearhash.attention.estimators.base import exact_tokens
 from nearhash.attention.heads import ArrayHead
@@ -43,8 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
     parser.add_argument("--contexts", type=int, nargs="+", default=list(CONTEXTS), help="tokens")
     parser.add_argument("--ways", default=".*", help="regular expression of the names of those to be measured")
+    parser.add_argument("--report", action="store_true", help="write table and plot from the figures that are there")
     options = parser.parse_args(arguments)
-    write_document(options.results / "attention-tensors.json", run(load_dump(), options.contexts, options.ways))
+    path = options.results / "attention-tensors.json"
+    if not options.report:
+        write_document(path, run(load_dump(), options.contexts, options.ways))
+    document = read_document(path)
+    write_text(path.with_suffix(".md"), tensors_part(document, "."))
+    plot_tensors(document, path.with_suffix(".png"))
     return 0
 
 
@@ -78,7 +86,8 @@ def ways_of(dim: int) -> dict[str, dict[str, Any]]:
     ways["hash_topk"] = {"estimator": "hash_topk", "scanned": 32.0}
     ways["quest"] = {"estimator": "quest", "scanned": 8 * dim / make_estimator("quest").page}  # type: ignore[attr-defined]
     ways["socket"] = {"estimator": "socket", "scanned": 2.0 * make_estimator("socket").L}  # type: ignore[attr-defined]
-    ways["hashevict"] = {"estimator": "hashevict", "scanned": 0.0}
+    # What it evicts is gone: each share has a cache of its own. Codes are those of the tokens that are kept.
+    ways["hashevict"] = {"estimator": "hashevict", "scanned": 0.0, "forgets": True}
     return ways
 
 
@@ -93,17 +102,19 @@ def measure(dump: Dump, count: int, ways: dict[str, dict[str, Any]]) -> Document
         stores = {
             codec: _store(dump, at, first, codec) for codec in {way.get("codec", "lvq4") for way in ways.values()}
         }
+        forgetful = {share: _store(dump, at, first, "lvq4") for share in shares}
         indexes: dict[Any, Any] = {}
         for step in range(STEPS):
             end = first + step * APART
-            for store in stores.values():
+            for store in [*stores.values(), *forgetful.values()]:
                 store.append(dump.keys[at][:, len(store) : end], dump.values[at][:, len(store) : end])
             queries = np.array(dump.queries[at][:, end - 1])
             dense = stores["lvq4"].attend(queries, "dense")
             for name, way in ways.items():
-                store = stores[way.get("codec", "lvq4")]
-                kept[name] = way.get("scanned", store.info()["index_bytes_per_token"])
+                usual = stores[way.get("codec", "lvq4")]
+                kept[name] = way.get("scanned", usual.info()["index_bytes_per_token"])
                 for share in shares:
+                    store = forgetful[share] if way.get("forgets") else usual
                     for draw in range(way.get("draws", 1)):
                         found = store.attend(
                             queries, way.get("estimator", "priority"), share, SINK, LOCAL, None, step * DRAWS + draw,
