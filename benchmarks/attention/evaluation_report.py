@@ -38,7 +38,7 @@ def tensors_part(document: Document, image_folder: str) -> str:
 {settings["model"]} over prose of {contexts[-1]["tokens"]:,} tokens, {len(settings["layers"])} layers, all heads,
 {settings["steps"]} steps, {settings["draws"]} draws: error of the attention output relative to its norm, median, in
 brackets the 95th percentile. The share of tokens read has the first {settings["sink"]} and the last
-{settings["local"]} among it.
+{settings["local"]} among it, or, "short window", the first {settings["short"][0]} and the last {settings["short"][1]}.
 {machine_line(document)}
 
 ![error against bytes read]({image_folder}/attention-tensors.png)
@@ -64,6 +64,9 @@ def _errors(found: Document | None) -> str:
 def perplexity_part(document: Document, image_folder: str) -> str:
     """Predictions of the whole model."""
     settings = document["settings"]
+    read = ", ".join(
+        f"{name} the first {sink} and the last {local}" for name, (sink, local) in settings["read"].items()
+    )
     parts = []
     for context in document["contexts"]:
         rows = [
@@ -87,8 +90,8 @@ def perplexity_part(document: Document, image_folder: str) -> str:
 
 {settings["model"]} reads prose densely but for the last {settings["predicted"]} tokens of each piece, which are
 given to it one at a time, all layers but {", ".join(map(str, settings["dense_layers"]))} sampled. Shares are those of
-tokens read, the first {settings["sink"]} and the last {settings["local"]} included; "besides": the sample alone has
-that share, as in the prototype that the design was decided by.
+tokens read, those that are always read included ({read}); "besides": the sample alone has that share, as in the
+prototype that the design was decided by.
 {machine_line(document)}
 
 ![divergence against share read]({image_folder}/attention-perplexity.png)

@@ -24,6 +24,7 @@ from nearhash.kernels.threads import available_threads
 CONTEXTS, WINDOWS, PREDICTED = (4096, 8192), 3, 128
 SHARES = (0.02, 0.05, 0.1)
 DENSE_LAYERS = frozenset({0, 1})
+WINDOWS_READ = {"short window": (4, 16), "long window": (16, 128)}  # first and last tokens that are always read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,19 +50,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def ways_of(context: int) -> dict[str, dict[str, Any]]:
     """Ways to attend by name, as options of the decoder backend; "dense" is what they are compared with."""
     ways: dict[str, dict[str, Any]] = {"dense": {"estimator": "dense"}}
-    ways["sink and local window"] = {"estimator": "topk_oracle", "budget": 1}
+    ways["sink and local window"] = {"estimator": "topk_oracle", "budget": 1, "sink": 16, "local": 128}
     for share in SHARES:
-        for codec in ("lvq4", "pq4", "simhash", "simhash1024"):
-            ways[f"priority, {codec}, {share:.0%}"] = {"budget": share, "codec": codec}
-        ways[f"top-k oracle, {share:.0%}"] = {"estimator": "topk_oracle", "budget": share}
+        for window, (sink, local) in WINDOWS_READ.items():
+            exact = {"sink": sink, "local": local}
+            for codec in ("lvq4", "pq4", "simhash", "simhash1024"):
+                ways[f"priority, {codec}, {window}, {share:.0%}"] = {"budget": share, "codec": codec, **exact}
+            ways[f"top-k oracle, {window}, {share:.0%}"] = {"estimator": "topk_oracle", "budget": share, **exact}
         # The convention of the research that the targets come from: sink and local window besides the budget.
-        ways[f"priority, lvq4, {share:.0%} besides"] = {"budget": round(share * context)}
-        ways[f"top-k oracle, {share:.0%} besides"] = {"estimator": "topk_oracle", "budget": round(share * context)}
-    for K, L in ((10, 150), (8, 75)):
-        ways[f"MagicPIG K{K} L{L}"] = {"estimator": "magicpig", "options": {"K": K, "L": L}}
+        besides = {"budget": round(share * context), "sink": 16, "local": 128}
+        ways[f"priority, lvq4, long window, {share:.0%} besides"] = besides
+        ways[f"top-k oracle, long window, {share:.0%} besides"] = {"estimator": "topk_oracle", **besides}
+    for K, L in ((10, 150), (8, 75)):  # with sink and local window as its authors have them
+        ways[f"MagicPIG K{K} L{L}"] = {"estimator": "magicpig", "options": {"K": K, "L": L}, "sink": 4, "local": 64}
     for share in SHARES[1:]:
         for name in ("vattention", "hash_topk", "quest", "uniform"):
-            ways[f"{name}, {share:.0%}"] = {"estimator": name, "budget": share}
+            sink, local = WINDOWS_READ["short window"]
+            ways[f"{name}, short window, {share:.0%}"] = {
+                "estimator": name, "budget": share, "sink": sink, "local": local,
+            }  # fmt: skip
     return ways
 
 
@@ -88,7 +95,7 @@ def run(contexts: Sequence[int], windows: int, predicted: int, wanted: str, thre
         "machine": machine_facts(),
         "settings": {
             "model": NAME, "windows": windows, "predicted": predicted, "dense_layers": sorted(DENSE_LAYERS),
-            "sink": 16, "local": 128,
+            "read": {name: list(sizes) for name, sizes in WINDOWS_READ.items()},
         },
         "contexts": entries,
     }  # fmt: skip

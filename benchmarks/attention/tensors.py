@@ -30,6 +30,7 @@ from nearhash.attention.store import KVStore
 CONTEXTS = (2048, 4096, 8192)
 SHARES = (0.025, 0.05, 0.1, 0.2)
 SINK, LOCAL = 16, 128
+SHORT = (4, 16)  # another sink and local window
 STEPS, APART = 4, 16  # decoding steps that are measured, and the tokens between them
 DRAWS = 3  # of estimators that draw
 SEEDS = 64  # of draws whose mean tells the bias
@@ -67,7 +68,7 @@ def run(dump: Dump, contexts: Sequence[int], wanted: str = ".*") -> Document:
         "date": date.today().isoformat(),
         "machine": machine_facts(),
         "settings": {
-            "model": NAME, "layers": list(dump.layers), "steps": STEPS, "draws": DRAWS, "sink": SINK, "local": LOCAL,
+            "model": NAME, "layers": list(dump.layers), "steps": STEPS, "draws": DRAWS, "sink": SINK, "local": LOCAL, "short": list(SHORT),
         },
         "contexts": entries,
         "bias": bias(dump, min(contexts)),
@@ -78,6 +79,9 @@ def ways_of(dim: int) -> dict[str, dict[str, Any]]:
     """Estimators by name: codec and options, and the bytes that they keep and scan for each token."""
     ways: dict[str, dict[str, Any]] = {f"priority, {codec}": {"codec": codec, "draws": DRAWS} for codec in CODECS}
     ways["top-k oracle"] = {"estimator": "topk_oracle", "scanned": 0.0}
+    ways["priority, lvq4, short window"] = {"draws": DRAWS, "exact": SHORT}
+    ways["priority, pq4, short window"] = {"codec": "pq4", "draws": DRAWS, "exact": SHORT}
+    ways["top-k oracle, short window"] = {"estimator": "topk_oracle", "scanned": 0.0, "exact": SHORT}
     ways["uniform"] = {"estimator": "uniform", "scanned": 0.0, "draws": DRAWS}
     ways["vattention, lvq4"] = {"estimator": "vattention", "draws": DRAWS}
     ways["vattention, oracle"] = {
@@ -117,7 +121,7 @@ def measure(dump: Dump, count: int, ways: dict[str, dict[str, Any]]) -> Document
                     store = forgetful[share] if way.get("forgets") else usual
                     for draw in range(way.get("draws", 1)):
                         found = store.attend(
-                            queries, way.get("estimator", "priority"), share, SINK, LOCAL, None, step * DRAWS + draw,
+                            queries, way.get("estimator", "priority"), share, *way.get("exact", (SINK, LOCAL)), None, step * DRAWS + draw,
                             at, **way.get("options", {}),
                         )  # fmt: skip
                         errors[f"{name} at {share}"].append(_error(found, dense, found.reads / end))

@@ -104,7 +104,7 @@ def test_predictions_are_compared_with_those_of_dense_attention(model, monkeypat
     wanted = [-float(logits[at, tokens(260, 0)[at + 1]]) for at in range(254, 259)]
     assert np.allclose(found[0]["nats"][0], wanted, atol=1e-3)
 
-    settings = {"model": "tiny", "predicted": 6, "dense_layers": [0], "sink": 16, "local": 128}
+    settings = {"model": "tiny", "predicted": 6, "dense_layers": [0], "read": {"short window": [4, 16]}}
     document = {"date": "today", "machine": MACHINE, "settings": settings,
                 "contexts": [{"tokens": 260, "ways": [dense, whole, few]}]}  # fmt: skip
     assert "| top-k oracle, 5% |" in evaluation_report.perplexity_part(document, ".")
