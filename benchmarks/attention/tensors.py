@@ -68,7 +68,8 @@ def run(dump: Dump, contexts: Sequence[int], wanted: str = ".*") -> Document:
         "date": date.today().isoformat(),
         "machine": machine_facts(),
         "settings": {
-            "model": NAME, "layers": list(dump.layers), "steps": STEPS, "draws": DRAWS, "sink": SINK, "local": LOCAL, "short": list(SHORT),
+            "model": NAME, "layers": list(dump.layers), "steps": STEPS, "draws": DRAWS, "sink": SINK, "local": LOCAL,
+            "short": list(SHORT),
         },
         "contexts": entries,
         "bias": bias(dump, min(contexts)),
@@ -121,8 +122,8 @@ def measure(dump: Dump, count: int, ways: dict[str, dict[str, Any]]) -> Document
                     store = forgetful[share] if way.get("forgets") else usual
                     for draw in range(way.get("draws", 1)):
                         found = store.attend(
-                            queries, way.get("estimator", "priority"), share, *way.get("exact", (SINK, LOCAL)), None, step * DRAWS + draw,
-                            at, **way.get("options", {}),
+                            queries, way.get("estimator", "priority"), share, *way.get("exact", (SINK, LOCAL)),
+                            None, step * DRAWS + draw, at, **way.get("options", {}),
                         )  # fmt: skip
                         errors[f"{name} at {share}"].append(_error(found, dense, found.reads / end))
             for K, L in SETTINGS:
