@@ -5,6 +5,7 @@ attention side by side, every layer but the first two sampled; each prediction i
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -12,14 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.attention.evaluation_plot import plot_perplexity
+from benchmarks.attention.evaluation_report import perplexity_part
 from benchmarks.attention.smollm import NAME, load_model
 from benchmarks.contest import say
 from benchmarks.machine import machine_facts
-from benchmarks.record import RESULTS, Document, write_document
+from benchmarks.record import RESULTS, Document, read_document, write_document, write_text
+from nearhash.kernels.threads import available_threads
 
 CONTEXTS, WINDOWS, PREDICTED = (4096, 8192), 3, 128
 SHARES = (0.02, 0.05, 0.1)
 DENSE_LAYERS = frozenset({0, 1})
+WINDOWS_READ = {"short window": (4, 16), "long window": (16, 128)}  # first and last tokens that are always read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,43 +33,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--contexts", type=int, nargs="+", default=list(CONTEXTS), help="tokens")
     parser.add_argument("--windows", type=int, default=WINDOWS, help="pieces of the text for each context")
     parser.add_argument("--predicted", type=int, default=PREDICTED, help="tokens of each piece that are predicted")
+    parser.add_argument("--ways", default=".*", help="regular expression of the names of those to be measured")
+    parser.add_argument("--threads", type=int, help="one is fastest on a machine that does other work, too")
+    parser.add_argument("--report", action="store_true", help="write table and plot from the figures that are there")
     options = parser.parse_args(arguments)
-    document = run(options.contexts, options.windows, options.predicted)
-    write_document(options.results / "attention-perplexity.json", document)
+    path = options.results / "attention-perplexity.json"
+    if not options.report:
+        document = run(options.contexts, options.windows, options.predicted, options.ways, options.threads)
+        write_document(path, document)
+    document = read_document(path)
+    write_text(path.with_suffix(".md"), perplexity_part(document, "."))
+    plot_perplexity(document, path.with_suffix(".png"))
     return 0
 
 
 def ways_of(context: int) -> dict[str, dict[str, Any]]:
     """Ways to attend by name, as options of the decoder backend; "dense" is what they are compared with."""
     ways: dict[str, dict[str, Any]] = {"dense": {"estimator": "dense"}}
-    ways["sink and local window"] = {"estimator": "topk_oracle", "budget": 1}
+    ways["sink and local window"] = {"estimator": "topk_oracle", "budget": 1, "sink": 16, "local": 128}
     for share in SHARES:
-        for codec in ("lvq4", "pq4", "simhash", "simhash1024"):
-            ways[f"priority, {codec}, {share:.0%}"] = {"budget": share, "codec": codec}
-        ways[f"top-k oracle, {share:.0%}"] = {"estimator": "topk_oracle", "budget": share}
+        for window, (sink, local) in WINDOWS_READ.items():
+            exact = {"sink": sink, "local": local}
+            for codec in ("lvq4", "pq4", "simhash", "simhash1024"):
+                ways[f"priority, {codec}, {window}, {share:.0%}"] = {"budget": share, "codec": codec, **exact}
+            ways[f"top-k oracle, {window}, {share:.0%}"] = {"estimator": "topk_oracle", "budget": share, **exact}
         # The convention of the research that the targets come from: sink and local window besides the budget.
-        ways[f"priority, lvq4, {share:.0%} besides"] = {"budget": round(share * context)}
-        ways[f"top-k oracle, {share:.0%} besides"] = {"estimator": "topk_oracle", "budget": round(share * context)}
-    for K, L in ((10, 150), (8, 75)):
-        ways[f"MagicPIG K{K} L{L}"] = {"estimator": "magicpig", "options": {"K": K, "L": L}}
+        besides = {"budget": round(share * context), "sink": 16, "local": 128}
+        ways[f"priority, lvq4, long window, {share:.0%} besides"] = besides
+        ways[f"top-k oracle, long window, {share:.0%} besides"] = {"estimator": "topk_oracle", **besides}
+    for K, L in ((10, 150), (8, 75)):  # with sink and local window as its authors have them
+        ways[f"MagicPIG K{K} L{L}"] = {"estimator": "magicpig", "options": {"K": K, "L": L}, "sink": 4, "local": 64}
     for share in SHARES[1:]:
         for name in ("vattention", "hash_topk", "quest", "uniform"):
-            ways[f"{name}, {share:.0%}"] = {"estimator": name, "budget": share}
+            sink, local = WINDOWS_READ["short window"]
+            ways[f"{name}, short window, {share:.0%}"] = {
+                "estimator": name, "budget": share, "sink": sink, "local": local,
+            }  # fmt: skip
     return ways
 
 
-def run(contexts: Sequence[int], windows: int, predicted: int) -> Document:
+def run(contexts: Sequence[int], windows: int, predicted: int, wanted: str, threads: int | None) -> Document:
+    import torch
+
     import nearhash as nh
     from benchmarks.attention.dump import text_tokens
 
+    torch.set_num_threads(threads or available_threads())
     nh.attention.register()
     model = load_model("nearhash")
     entries = []
     for context in contexts:
-        ways = ways_of(context)
+        ways = {name: way for name, way in ways_of(context).items() if name == "dense" or re.search(wanted, name)}
         found = []
         for window in range(windows):
-            found.append(measure(model, text_tokens(window * max(contexts), context), predicted, ways))
+            found.append(measure(model, text_tokens(window * max(contexts), context), predicted, ways, threads))
             say(f"{context} tokens, piece {window + 1} of {windows} predicted")
         entries.append({"tokens": context, "ways": summary(list(ways), ways, found)})
     return {
@@ -73,14 +95,14 @@ def run(contexts: Sequence[int], windows: int, predicted: int) -> Document:
         "machine": machine_facts(),
         "settings": {
             "model": NAME, "windows": windows, "predicted": predicted, "dense_layers": sorted(DENSE_LAYERS),
-            "sink": 16, "local": 128,
+            "read": {name: list(sizes) for name, sizes in WINDOWS_READ.items()},
         },
         "contexts": entries,
     }  # fmt: skip
 
 
 def measure(
-    model: Any, tokens: Sequence[int], predicted: int, ways: dict[str, dict[str, Any]]
+    model: Any, tokens: Sequence[int], predicted: int, ways: dict[str, dict[str, Any]], threads: int | None = None
 ) -> dict[str, np.ndarray[Any, Any]]:
     """For each way (first axis) and each token predicted: nats, divergence from dense, agreement; and shares read."""
     import torch
@@ -88,11 +110,13 @@ def measure(
     from benchmarks.attention.side_by_side import SideBySide, read_shares, step
     from nearhash.attention.decoder import as_options
 
-    base = {"dense_layers": DENSE_LAYERS, "dense_below": 0}
+    base = {"dense_layers": DENSE_LAYERS, "dense_below": 0, "threads": threads}
     context = SideBySide(model, tokens[:-predicted])
     cache = context.fork([as_options({**base, **way}) for way in ways.values()])
     nats, divergence, agreement = (np.zeros((len(ways), predicted - 1)) for _ in range(3))
     for at in range(predicted - 1):
+        if at % 16 == 0:
+            say(f"{len(tokens)} tokens, {at} of {predicted - 1} predicted")
         logits = step(model, cache, [tokens[at - predicted]] * len(ways)).double()
         logs = torch.log_softmax(logits, dim=-1).numpy()
         nats[:, at] = -logs[:, tokens[at + 1 - predicted]]

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import DynamicCache
 
 from nearhash.attention.decoder import DecoderOptions, KVCache, KVStoreLayer
 from nearhash.attention.store import KVStore
-from transformers import DynamicCache
 
 
 class SideBySideLayer(KVStoreLayer):
@@ -55,14 +55,17 @@ class SideBySide:
         self.model = model
         self._read = KVCache(model.config, dense_layers=(), dense_below=0)
         with torch.no_grad():
-            self.logits = model(torch.tensor([list(tokens)]), past_key_values=self._read, logits_to_keep=1).logits[0, -1]
+            self.logits = model(torch.tensor([list(tokens)]), past_key_values=self._read, logits_to_keep=1).logits[
+                0, -1
+            ]
         self._stores: dict[tuple[int, str], KVStore] = {}
 
     def fork(self, ways: Sequence[DecoderOptions]) -> DynamicCache:
         """A cache for a batch of rows, one for each of `ways`, that share what was read so far."""
         cache = DynamicCache(config=self.model.config)
         cache.layers = [
-            SideBySideLayer(layer, [self._store(layer, way).fork() for way in ways], ways) for layer in self._read.layers
+            SideBySideLayer(layer, [self._store(layer, way).fork() for way in ways], ways)
+            for layer in self._read.layers
         ]
         return cache
 
@@ -72,7 +75,9 @@ class SideBySide:
         if place not in self._stores:
             (read,) = layer.stores or []
             keys, values = zip(*(read.read(head, np.arange(len(read))) for head in range(read.kv_heads)), strict=True)
-            store = self._stores[place] = KVStore(read.kv_heads, read.head_dim, way.codec, read.dtype, way.seed)
+            store = self._stores[place] = KVStore(
+                read.kv_heads, read.head_dim, way.codec, read.dtype, way.seed, threads=way.threads
+            )  # fmt: skip
             store.append(np.stack(keys), np.stack(values))
             store.retrieve(keys[0][:1].repeat(read.kv_heads, axis=0), budget=1, sink=0, local=way.local)  # makes codes
         return self._stores[place]
@@ -87,5 +92,7 @@ def step(model: Any, cache: DynamicCache, tokens: Sequence[int]) -> torch.Tensor
 
 def read_shares(cache: DynamicCache, sampled_layers: Sequence[int]) -> NDArray[np.float64]:
     """Share of the tokens (rows,) that each row has read in the layers that are sampled."""
-    shares: NDArray[np.float64] = np.mean([cache.layers[at].shares / cache.layers[at].steps for at in sampled_layers], 0)
+    shares: NDArray[np.float64] = np.mean(
+        [cache.layers[at].shares / cache.layers[at].steps for at in sampled_layers], 0
+    )
     return shares
