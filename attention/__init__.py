@@ -7,7 +7,9 @@ if TYPE_CHECKING:
     from nearhash.attention.batch import attend_batch
     from nearhash.attention.calibration import calibrate
     from nearhash.attention.decoder import KVCache, register
+    from nearhash.attention.matching import TokenMatch, match_tokens
     from nearhash.attention.results import Attention, Retrieval, merge
+    from nearhash.attention.reuse import Reused, reuse_keys_values, rotate_keys
     from nearhash.attention.store import KVStore
 
 _HOME = {
@@ -15,13 +17,32 @@ _HOME = {
     "KVCache": "decoder",
     "KVStore": "store",
     "Retrieval": "results",
+    "Reused": "reuse",
+    "TokenMatch": "matching",
     "attend_batch": "batch",
     "calibrate": "calibration",
+    "match_tokens": "matching",
     "merge": "results",
     "register": "decoder",
+    "reuse_keys_values": "reuse",
+    "rotate_keys": "reuse",
 }
 
-__all__ = ["Attention", "KVCache", "KVStore", "Retrieval", "attend_batch", "calibrate", "merge", "register"]
+__all__ = [
+    "Attention",
+    "KVCache",
+    "KVStore",
+    "Retrieval",
+    "Reused",
+    "TokenMatch",
+    "attend_batch",
+    "calibrate",
+    "match_tokens",
+    "merge",
+    "register",
+    "reuse_keys_values",
+    "rotate_keys",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,7 @@ GLOSSES_OF_A_DOCUMENT = 12
 PLANTED = 0.2  # of the documents are edited copies
 MOST_EDITS = 6  # words changed in one
 _LAYOUT = 1  # raised when the texts change
+_PARTS_OF_SPEECH = r"package/dict/(data|index)\.(adj|adv|noun|verb)"
 
 
 def licenses() -> dict[str, str]:
@@ -31,6 +32,11 @@ def licenses() -> dict[str, str]:
 def glosses() -> list[str]:
     """Definitions and examples of WordNet, from npm: real text in short pieces."""
     return _cached("glosses", WORDNET, _parse_glosses)
+
+
+def synonyms() -> dict[str, str]:
+    """For words in WordNet, from npm, another word of their most frequent sense, where that has one."""
+    return _cached("synonyms", WORDNET, _parse_synonyms)
 
 
 def copyrights() -> dict[str, str]:
@@ -77,6 +83,25 @@ def _parse_glosses(archive: tarfile.TarFile) -> list[str]:
             if bar and before[:1].isdigit():
                 found.append(gloss.strip())
     return found
+
+
+def _parse_synonyms(archive: tarfile.TarFile) -> dict[str, str]:
+    """By the files index.* (senses of a word, the most frequent first) and data.* (words of a sense)."""
+    lines = {name: content.decode("utf-8").splitlines() for name, content in _members(archive, _PARTS_OF_SPEECH)}
+    senses: dict[tuple[str, str], list[str]] = {}
+    for name, content in lines.items():
+        for fields in (line.split() for line in content if name.count("data.") and line[:1].isdigit()):
+            words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
+            senses[name[-4:], fields[0]] = [word for word in words if re.fullmatch("[a-z]{3,}", word)]
+    found: dict[str, tuple[int, str]] = {}
+    for name, content in lines.items():
+        for fields in (line.split() for line in content if name.count("index.") and line[:1].isalpha()):
+            word, pointers = fields[0], int(fields[3])
+            tagged, first = int(fields[5 + pointers]), fields[6 + pointers]
+            others = [other for other in senses[name[-4:], first] if other != word]
+            if re.fullmatch("[a-z]{4,}", word) and tagged > found.get(word, (0, ""))[0]:
+                found[word] = tagged, others[0] if others else ""
+    return {word: other for word, (_, other) in sorted(found.items()) if other}
 
 
 def planted(count: int, seed: int = 1) -> Iterator[tuple[str, int]]:

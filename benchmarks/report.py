@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.attention.evaluation_report import generation_part, perplexity_part, tasks_part, tensors_part
+from benchmarks.attention.prompt_reuse import reuse_part
 from benchmarks.banding import banding_part
 from benchmarks.blocking import blocking_part
 from benchmarks.breakdown import breakdown_part
@@ -81,9 +83,14 @@ python -m benchmarks.hamming                # binary codes
 python -m benchmarks.lsh                    # hash tables of vectors
 python -m benchmarks.sampling               # kernel sums by hashing
 python -m benchmarks.simhash                # codes of signs
+python -m benchmarks.attention.prompt_reuse # keys and values of a similar prompt; wants `pip install gguf accelerate`
 python -m benchmarks.sketches               # sketches of sets, of strings and of texts
 python -m benchmarks.weighted               # sketches of weighted sets
 python -m benchmarks.run --startup          # import, first answer, cold compile
+python -m benchmarks.attention.tensors      # sampled attention on SmolLM2: errors; wants `pip install gguf accelerate`
+python -m benchmarks.attention.perplexity   # its predictions
+python -m benchmarks.attention.tasks        # what it finds in long contexts
+python -m benchmarks.attention.generation   # its tokens per second
 python -m benchmarks.report                 # this page
 ```
 
@@ -134,8 +141,14 @@ def report(documents: Sequence[Document], image_folder: str) -> str:
     parts += [lsh_part(document) for document in documents if document["kind"] == "lsh"]
     parts += [simhash_part(document) for document in documents if document["kind"] == "simhash"]
     parts += [sampling_part(document) for document in documents if document["kind"] == "sampling"]
+    parts += [reuse_part(document) for document in documents if document["kind"] == "prompt-reuse"]
     parts += [sketches_part(document) for document in documents if document["kind"] == "sketches"]
     parts += [weighted_part(document) for document in documents if document["kind"] == "weighted"]
+    parts += [tensors_part(document, image_folder) for document in documents if document["kind"] == "attention-tensors"]
+    predicted = [document for document in documents if document["kind"] == "attention-perplexity"]
+    parts += [perplexity_part(document, image_folder) for document in predicted]
+    parts += [tasks_part(document) for document in documents if document["kind"] == "attention-tasks"]
+    parts += [generation_part(document) for document in documents if document["kind"] == "attention-generation"]
     parts += [startup_part(document) for document in documents if document["kind"] == "startup"]
     return "\n".join(parts)
 

@@ -55,6 +55,15 @@ def exercises() -> Iterator[Callable[[], None]]:
         yield partial(warm, "lvq4", dtype)
     for codec in CODECS:
         yield partial(warm, codec, "float32")
+    yield match_prompts
+
+
+def match_prompts() -> None:
+    """Align prompts by like tokens."""
+    from nearhash.attention import match_tokens
+
+    rows = np.random.default_rng(0).standard_normal((8, DIM))
+    match_tokens(rows, rows, threshold=0.7)
 
 
 def exercise(make: Callable[[], Any]) -> None:
