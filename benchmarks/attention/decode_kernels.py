@@ -1,4 +1,4 @@
-"""Time of one layer of attention for one token, kernels alone: ``python -m benchmarks.attention.decode_kernels``.
+"""Time of one layer of attention for one token: ``python -m benchmarks.attention.decode_kernels``.
 
 Batch 1, 8 KV heads with 4 query heads each, 128 dimensions. The rival is Torch's scaled_dot_product_attention with the
 queries of a group packed as rows of one head, its fastest form on a processor; all contestants use the same threads
@@ -24,6 +24,7 @@ from benchmarks.contest import say
 from benchmarks.machine import machine_facts
 from benchmarks.record import RESULTS, Document, read_document, write_document, write_text
 from benchmarks.tables import figure, machine_line, table
+from nearhash.attention import KVStore
 from nearhash.kernels import attention, attention_lvq4, attention_pq4, attention_priority, attention_rows, product_codes
 from nearhash.kernels.attention_rows import PAGE
 from nearhash.kernels.attention_sampling import sampling_key
@@ -31,8 +32,8 @@ from nearhash.kernels.threads import available_threads, run_chunks
 
 HEADS, GROUP, DIM = 8, 4, 128
 CONTEXTS = (8192, 32768, 131072)
-SINK, LOCAL, SHARE = 16, 128, 0.05
-FLOOR, TEMPERATURE = 0.1, 1.0
+SINK, LOCAL, SHARE = 4, 16, 0.05
+FLOOR, TEMPERATURE = 0.02, 1.0
 SAMPLE = 4096  # keys that the codebook is trained on
 ROUNDS, SECONDS = 9, 0.15  # turns of each contestant, and how long one lasts
 REST = 0.05  # between turns: threads of Torch wait actively for a while
@@ -99,6 +100,9 @@ def measure(count: int, threads: int) -> Document:
             view = copy(store)
             view.codes = codes
             tasks[f"priority {dtype}, {codec}"] = view.priority_bytes, partial(view.priority, queries, outputs, threads)
+            kept = KVStore(HEADS, DIM, codec=codec, dtype=dtype, threads=threads)
+            kept.append(keys, values)
+            tasks[f"KVStore {dtype}, {codec}"] = view.priority_bytes, partial(attend, kept, queries, itertools.count())
     stores["float32"].dense(queries, outputs, threads)
     error = np.abs(outputs - sdpa(tensors)[0].numpy()).max()
     if error > 1e-5:
@@ -106,6 +110,12 @@ def measure(count: int, threads: int) -> Document:
     contestants = take_turns(tasks)
     say(f"{count} tokens measured")
     return {"tokens": count, "contestants": contestants}
+
+
+def attend(store: KVStore, queries: NDArray[np.float32], steps: "itertools.count[int]") -> object:
+    """A step as users ask for it: another sample each time."""
+    asked = queries.reshape(-1, DIM)
+    return store.attend(asked, "priority", SHARE, SINK, LOCAL, 1.0, next(steps), floor=FLOOR)
 
 
 def take_turns(tasks: dict[str, tuple[int, Task]]) -> dict[str, Document]:
@@ -171,7 +181,7 @@ class Store:
         self.codes = codes
         for head in range(HEADS):
             attention_rows.write_tokens(self.rows, self.pages[head], 0, keys[head], values[head])
-        self.budget = int(self.count * SHARE) - SINK - LOCAL
+        self.budget = round(self.count * SHARE) - SINK - LOCAL
         self.room = self.pages.shape[1] * PAGE
         self._scratch = threading.local()
         self._steps = itertools.count()
@@ -245,9 +255,10 @@ def kernels_part(document: Document) -> str:
 ## One layer of attention for one token
 
 {heads}, batch 1, {document["threads"]} threads; `priority` reads {settings["share"]:.0%} of the tokens,
-another sample each time. SDPA is Torch {document["torch"]} with the queries of a group packed as rows. Medians of
-{ROUNDS} turns taken one after the other, of their ratios the least and the greatest. The byte limit is the time that it
-takes to read what is read in order, at {speed / 1e9:.1f} GB/s.
+another sample each time, by the kernels alone; `KVStore` is the same as `KVStore.attend` does it. SDPA is Torch
+{document["torch"]} with the queries of a group packed as rows. Medians of {ROUNDS} turns taken one after the other, of
+their ratios the least and the greatest. The byte limit is the time that it takes to read what is read in order, at
+{speed / 1e9:.1f} GB/s.
 {machine_line(document)}
 
 {table(header, rows)}"""
