@@ -44,7 +44,10 @@ def model():
 
 @pytest.fixture
 def prose(monkeypatch):
-    sentences = [f" Sentence {number} says that nothing is to be found here." for number in range(200)]
+    line = "that there is nothing at all to be found here but a few words for copies"
+    words = line.split()
+    rng = np.random.default_rng(0)
+    sentences = [f" Sentence {number} says {' '.join(rng.permutation(words))}." for number in range(200)]
     monkeypatch.setattr(task_cases, "prose", lambda: "".join(sentences))
 
 
@@ -139,6 +142,7 @@ def test_answers_stand_in_the_contexts(name, prose):
     case = task_cases.TASKS[name](Letters(), 3000, np.random.default_rng(1))
     text = Letters().decode(case.context)
     assert 2500 < len(case.context) <= 3000
+    assert case.questions
     for question in case.questions:
         assert question.score(question.answer + " and so on", question.answer) == 1
         assert question.score(" nothing", question.answer) == 0
