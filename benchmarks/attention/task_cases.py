@@ -17,7 +17,7 @@ _WORDS = (
     "rabbit saddle ticket umbrella violin window yellow zebra anchor basket castle dragon feather guitar helmet jungle "
     "lemon magnet napkin onion pocket ribbon silver tunnel velvet wagon"
 )
-_COPIED = 10, 16  # words that are given of a sentence, and where what is asked for ends
+_COPIED = 12, 16  # words that are given of a sentence, and where what is asked for ends
 _SECRETS = ("pass key", "door code", "locker number", "account number")
 
 
