@@ -18,7 +18,7 @@ endif
 
 PROTOC := grpcio-tools==1.71.0
 TORCH := torch==2.13.0
-SERVICES := $(addprefix nearhash/protos/v1/,search.proto points.proto collections.proto hashes.proto documents.proto)
+SERVICES := $(addprefix nearhash/protos/v1/,search.proto points.proto collections.proto hashes.proto documents.proto attention.proto)
 PROTOS := nearhash/protos/v1/tensor.proto $(SERVICES)
 
 .DEFAULT_GOAL := help

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nearhash.attention.batch import attend_batch
     from nearhash.attention.calibration import calibrate
     from nearhash.attention.decoder import KVCache, register
     from nearhash.attention.results import Attention, Retrieval, merge
@@ -14,12 +15,13 @@ _HOME = {
     "KVCache": "decoder",
     "KVStore": "store",
     "Retrieval": "results",
+    "attend_batch": "batch",
     "calibrate": "calibration",
     "merge": "results",
     "register": "decoder",
 }
 
-__all__ = ["Attention", "KVCache", "KVStore", "Retrieval", "calibrate", "merge", "register"]
+__all__ = ["Attention", "KVCache", "KVStore", "Retrieval", "attend_batch", "calibrate", "merge", "register"]
 
 
 def __getattr__(name: str) -> Any:

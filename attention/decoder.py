@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nearhash.attention.arguments import check_reading
+from nearhash.attention.batch import attend_batch
 from nearhash.attention.results import Attention
 from nearhash.attention.store import KVStore
 from nearhash.errors import InvalidArgumentError, MissingExtraError
@@ -53,8 +54,8 @@ class DecoderOptions:
 
     estimator: str = "priority"
     budget: float | int = 0.05
-    sink: int = 16
-    local: int = 128
+    sink: int = 4
+    local: int = 16
     options: dict[str, Any] = field(default_factory=dict)
     codec: str = "lvq4"
     dtype: str | None = None
@@ -203,25 +204,36 @@ class KVStoreLayer(DynamicLayer):  # type: ignore[misc]
     def attend(self, query: torch.Tensor, scaling: float | None) -> torch.Tensor:
         """Attention of one token for each sequence: query (batch, q_heads, 1, d) to (batch, 1, q_heads, d)."""
         assert self.stores is not None
-        options, rows = self.options, []
-        for store, queries in zip(self.stores, query[:, :, 0].float().cpu().numpy(), strict=True):
-            if self.layer in options.dense_layers or len(store) <= options.dense_below:
-                rows.append(store.attend(queries, "dense", scale=scaling).output)
-                continue
-            found: Attention = store.attend(
-                queries, options.estimator, options.budget, options.sink, options.local, scaling,
-                self.length, self.layer, **options.options,
-            )  # fmt: skip
+        options, every = self.options, query[:, :, 0].float().cpu().numpy()
+        outputs = np.empty(every.shape, np.float32)
+        sampled: list[int] = []
+        whole: list[int] = []
+        for row, store in enumerate(self.stores):
+            few = self.layer in options.dense_layers or len(store) <= options.dense_below
+            (whole if few else sampled).append(row)
+        for row, found in zip(whole, self._dense(whole, every, scaling), strict=True):
+            outputs[row] = found.output
+        results = attend_batch(
+            [self.stores[row] for row in sampled], every[sampled], options.estimator, options.budget, options.sink,
+            options.local, scaling, self.length, self.layer, options.threads, **options.options,
+        )  # fmt: skip
+        for row, found in zip(sampled, results, strict=True):
             self.reads += int(found.reads.sum())
-            self.tokens += len(store) * store.kv_heads
-            if self.probe is not None:
-                dense = store.attend(queries, "dense", scale=scaling).output
-                distances = np.linalg.norm(found.output - dense, axis=1)
-                norms = np.linalg.norm(dense, axis=1)
+            self.tokens += len(self.stores[row]) * self.stores[row].kv_heads
+            outputs[row] = found.output
+        if self.probe is not None:
+            for row, found in zip(sampled, self._dense(sampled, every, scaling), strict=True):
+                norms = np.linalg.norm(found.output, axis=1)
+                distances = np.linalg.norm(outputs[row] - found.output, axis=1)
                 self.probe.extend(np.divide(distances, norms, out=np.zeros_like(norms), where=norms > 0).tolist())
-                found = found._replace(output=dense)
-            rows.append(found.output)
-        return torch.from_numpy(np.stack(rows)[:, None]).to(dtype=query.dtype, device=query.device)
+                outputs[row] = found.output
+        return torch.from_numpy(outputs[:, None]).to(dtype=query.dtype, device=query.device)
+
+    def _dense(self, rows: list[int], queries: Any, scaling: float | None) -> list[Attention]:
+        """Attention over all tokens of some sequences; queries (batch, q_heads, d)."""
+        assert self.stores is not None
+        stores = [self.stores[row] for row in rows]
+        return attend_batch(stores, queries[rows], "dense", scale=scaling, threads=self.options.threads)
 
     # --- what caches are asked for ---
 

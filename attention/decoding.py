@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nearhash.attention.arguments import Reading
 from nearhash.attention.estimators.base import Choice, exact_tokens, normal_quantile
-from nearhash.attention.estimators.priority import Priority
+from nearhash.attention.estimators.priority import DENSE_AT, LEAST_SAMPLE, Priority, enlarged
 from nearhash.attention.results import Attention, Retrieval
 from nearhash.attention.store_head import StoreHead
 from nearhash.index.arrays import aligned_empty
@@ -27,50 +29,107 @@ Floats = NDArray[np.float32]
 
 MOST_QUERIES = 16  # of one kernel call: groups of more have several
 PART = 4096  # tokens that are attended to together, then merged: results do not depend on threads
-_DENSE_AT = 0.5  # share of the tokens at which an error that was wished for is no longer sought by sampling
 
 
-def attend_dense(store: KVStore, queries: Floats, group: int, threads: int) -> Attention:
-    """Attention over all tokens; queries (q_heads, d) times the scale."""
-    count, heads = len(store), _Heads(store, queries, group)
-    parts = max(1, -(-count // PART))
-    outputs = np.empty((len(heads.units), parts, MOST_QUERIES, store.head_dim), np.float32)
-    lses = np.empty((len(heads.units), parts, MOST_QUERIES), np.float32)
+class Step(Protocol):
+    """Attention over one store, in tasks that may run in any order on any thread, and its result when all have."""
 
-    def attend(task: int, _: int) -> None:
-        unit, part = divmod(task, parts)
-        head, own = heads.units[unit]
-        some = queries[own]
-        first, last = part * PART, min((part + 1) * PART, count)
-        pages, size = store._pages.addresses(head), len(some)
-        kernels.attend_dense(store._rows, some, pages, first, last, outputs[unit, part, :size], lses[unit, part, :size])
+    tasks: int
 
-    run_chunks(attend, len(heads.units) * parts, threads, 1)
-    for unit, (head, own) in enumerate(heads.units):
-        size = own.stop - own.start
-        kernels.merge(
-            np.ascontiguousarray(outputs[unit, :, :size]), np.ascontiguousarray(lses[unit, :, :size]),
-            heads.output[own], heads.lse[own],
-        )  # fmt: skip
-        heads.reads[head] = count
-    return heads.result()
+    def run(self, task: int) -> None:
+        """One task, from 0 on."""
+
+    def result(self) -> Attention:
+        """Called once, by one thread."""
 
 
-def attend_priority(store: KVStore, queries: Floats, group: int, reading: Reading, threads: int) -> Attention:
+def run_steps(steps: Sequence[Step], threads: int) -> list[Attention]:
+    """Results of the steps, whose tasks share the threads."""
+    starts = np.cumsum([0, *(step.tasks for step in steps)]).tolist()
+
+    def run(task: int, _: int) -> None:
+        number = bisect_right(starts, task) - 1
+        steps[number].run(task - starts[number])
+
+    run_chunks(run, starts[-1], threads, 1)
+    return [step.result() for step in steps]
+
+
+class DenseStep:
+    """Attention over all tokens, PART of them a task; queries (q_heads, d) times the scale."""
+
+    def __init__(self, store: KVStore, queries: Floats, group: int) -> None:
+        self.store, self.heads = store, _Heads(store, queries, group)
+        self.parts = max(1, -(-len(store) // PART))
+        units = len(self.heads.units)
+        self.tasks = units * self.parts
+        self.outputs = np.empty((units, self.parts, MOST_QUERIES, store.head_dim), np.float32)
+        self.lses = np.empty((units, self.parts, MOST_QUERIES), np.float32)
+
+    def run(self, task: int) -> None:
+        unit, part = divmod(task, self.parts)
+        head, own = self.heads.units[unit]
+        queries, pages = self.heads.queries[own], self.store._pages.addresses(head)
+        size, first, last = len(queries), part * PART, min((part + 1) * PART, len(self.store))
+        output, lse = self.outputs[unit, part, :size], self.lses[unit, part, :size]
+        kernels.attend_dense(self.store._rows, queries, pages, first, last, output, lse)
+
+    def result(self) -> Attention:
+        heads = self.heads
+        for unit, (head, own) in enumerate(heads.units):
+            size = own.stop - own.start
+            kernels.merge(
+                np.ascontiguousarray(self.outputs[unit, :, :size]), np.ascontiguousarray(self.lses[unit, :, :size]),
+                heads.output[own], heads.lse[own],
+            )  # fmt: skip
+            heads.reads[head] = len(self.store)
+        return heads.result()
+
+
+class PriorityStep:
     """Attention estimated from a priority sample, see `KVStore.attend`; queries (q_heads, d) times the scale."""
-    heads = _Heads(store, queries, group)
 
-    def attend(unit: int, _: int) -> None:
-        heads.reads_of[unit] = _Sampler(store, heads, unit, reading).attend()
+    def __init__(self, store: KVStore, queries: Floats, group: int, reading: Reading) -> None:
+        self.store, self.heads, self.reading = store, _Heads(store, queries, group), reading
+        self.tasks = len(self.heads.units)
+        self.reads = [0] * self.tasks
 
-    run_chunks(attend, len(heads.units), threads, 1)
-    for unit, (head, _) in enumerate(heads.units):
-        heads.reads[head] += heads.reads_of[unit]
-    return heads.result()
+    def run(self, task: int) -> None:
+        self.reads[task] = _Sampler(self.store, self.heads, task, self.reading).attend()
+
+    def result(self) -> Attention:
+        for (head, _), reads in zip(self.heads.units, self.reads, strict=True):
+            self.heads.reads[head] += reads
+        return self.heads.result()
+
+
+class EstimatorStep:
+    """Attention by any estimator, in NumPy, a KV head a task; queries (q_heads, d) times the scale."""
+
+    def __init__(self, store: KVStore, queries: Floats, group: int, reading: Reading) -> None:
+        self.store, self.heads, self.reading = store, _Heads(store, queries, group), reading
+        self.tasks, self.group = store.kv_heads, group
+
+    def run(self, task: int) -> None:
+        heads, own = self.heads, slice(task * self.group, (task + 1) * self.group)
+        head, index, always, budget, key = _question(self.store, self.reading, task)
+        found = self.reading.estimator.attend(head, heads.queries[own], budget, always, key, index)
+        heads.output[own], heads.lse[own], heads.error[own] = found.output, found.lse, found.error
+        heads.reads[task] = found.reads
+
+    def result(self) -> Attention:
+        return self.heads.result()
+
+
+def _question(store: KVStore, reading: Reading, head: int) -> tuple[StoreHead, Any, NDArray[np.int64], int, int]:
+    """A KV head and its index, the tokens that are always read, how many others, and the key of the draw."""
+    view, always = StoreHead(store, head), exact_tokens(len(store), reading.sink, reading.local)
+    key = int(sampling_key(store.seed, reading.step, reading.layer, head))
+    return view, store._index_of(reading.estimator, view, always), always, reading.budget(len(store)), key
 
 
 def retrieve_priority(store: KVStore, queries: Floats, group: int, reading: Reading, threads: int) -> list[Retrieval]:
-    """What `attend_priority` reads, given the same."""
+    """What a `PriorityStep` reads, given the same."""
     heads = _Heads(store, queries, group)
     found: list[Retrieval | None] = [None] * len(heads.units)
 
@@ -105,30 +164,34 @@ class _Sampler:
             self.store._key_codes.scan(common, self.codes, self.queries, self.first, self.last, self.scratch)
 
     def attend(self) -> int:
-        """Attend, with more and more tokens where an error was wished for; returns the reads."""
+        """Attend, with more tokens as long as a wished error is exceeded; returns how many were read, each once."""
         store, own, estimator = self.store, self.own, self.estimator
         output, lse, variance = self.heads.output[own], self.heads.lse[own], np.zeros(len(self.queries), np.float32)
-        reads = 0
+        exact = self.count - (self.last - self.first)
+        if self.eps is not None:
+            self.budget = max(self.budget, LEAST_SAMPLE)
         while True:
-            if reads and self.budget >= _DENSE_AT * self.count:
+            if self.eps is not None and exact + self.budget >= DENSE_AT * self.count:
                 self.budget = self.count
                 kernels.attend_dense(store._rows, self.queries, self.pages, 0, self.count, output, lse)
                 self.heads.error[own] = 0.0
-                return reads + self.count
+                return self.count
             self._scan()
-            read = attend_priority_kernel(
+            reads = attend_priority_kernel(
                 store._rows, self.queries, self.pages, self.count, self.first, self.last, self.scratch, self.codes,
                 store._key_codes.norms_at, estimator.temperature, estimator.floor, self.key, self.budget, output, lse,
                 variance,
             )  # fmt: skip
-            reads += int(read)
             norm = np.linalg.norm(output, axis=1)
             with np.errstate(divide="ignore", invalid="ignore"):
                 error = np.where(variance > 0, np.sqrt(variance) / norm, 0.0)
             self.heads.error[own] = error
-            if self.eps is None or (normal_quantile(estimator.delta) * error <= self.eps).all():
-                return reads
-            self.budget *= 2
+            if self.eps is None:
+                return int(reads)
+            excess = float(normal_quantile(estimator.delta) * error.max(initial=0.0) / self.eps)
+            if excess <= 1:
+                return int(reads)
+            self.budget = enlarged(self.budget, excess)
 
     def choose(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Positions of a sample of the budget's size, ascending, and the logarithms of their probabilities."""
@@ -143,34 +206,14 @@ class _Sampler:
         return positions[:found].astype(np.int64), np.log(chances[:found], dtype=np.float64)
 
 
-def attend_estimator(store: KVStore, queries: Floats, group: int, reading: Reading, threads: int) -> Attention:
-    """Attention by any estimator, one KV head after the other, in NumPy; queries (q_heads, d) times the scale."""
-    count, heads = len(store), _Heads(store, queries, group)
-    always, budget = exact_tokens(count, reading.sink, reading.local), reading.budget(count)
-
-    def attend(head: int, _: int) -> None:
-        own, view = slice(head * group, (head + 1) * group), StoreHead(store, head)
-        key = int(sampling_key(store.seed, reading.step, reading.layer, head))
-        index = store._index_of(reading.estimator, view, always)
-        found = reading.estimator.attend(view, queries[own], budget, always, key, index)
-        heads.output[own], heads.lse[own], heads.error[own] = found.output, found.lse, found.error
-        heads.reads[head] = found.reads
-
-    run_chunks(attend, store.kv_heads, threads, 1)
-    return heads.result()
-
-
 def retrieve_estimator(store: KVStore, queries: Floats, group: int, reading: Reading, threads: int) -> list[Retrieval]:
-    """What `attend_estimator` reads, given the same."""
-    count = len(store)
-    always, budget = exact_tokens(count, reading.sink, reading.local), reading.budget(count)
+    """What an `EstimatorStep` reads, given the same."""
     found: list[list[Choice]] = [[] for _ in range(store.kv_heads)]
 
-    def retrieve(head: int, _: int) -> None:
-        view, own = StoreHead(store, head), queries[head * group : (head + 1) * group]
-        key = int(sampling_key(store.seed, reading.step, reading.layer, head))
-        index = store._index_of(reading.estimator, view, always)
-        found[head] = reading.estimator.retrieve(view, own, budget, always, key, index)
+    def retrieve(task: int, _: int) -> None:
+        head, index, always, budget, key = _question(store, reading, task)
+        own = queries[task * group : (task + 1) * group]
+        found[task] = reading.estimator.retrieve(head, own, budget, always, key, index)
 
     run_chunks(retrieve, store.kv_heads, threads, 1)
     return [
@@ -206,7 +249,6 @@ class _Heads:
         self.lse = np.empty(len(queries), np.float32)
         self.error = np.zeros(len(queries), np.float32)
         self.reads = np.zeros(store.kv_heads, np.int64)
-        self.reads_of = [0] * len(self.units)
 
     def result(self) -> Attention:
         return Attention(self.output, self.lse, self.reads, self.error)

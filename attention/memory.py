@@ -5,27 +5,37 @@ Nothing here is safe to be read while it changes: stores keep readers out.
 
 from __future__ import annotations
 
+import mmap
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nearhash.errors import MemoryLimitError
-from nearhash.index.arrays import aligned_empty
 from nearhash.kernels.attention_rows import PAGE
+
+_HUGE = 2 << 20  # bytes of a huge page
+_ARENA = 64 << 20  # bytes that are mapped at once, at most
 
 
 class Budget:
-    """Bytes that a store and its forks hold together.
+    """Bytes that a store and its forks, or any number of stores, hold together.
 
     Parameters
     ----------
     limit
         How many there may be; None for any number.
+    name
+        Of the limit, for messages.
+    within
+        A budget that this one is a part of: what is taken here is taken there, too.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, name: str = "memory_limit", within: Budget | None = None) -> None:
         self.limit = limit
+        self._name = name
+        self._within = within
         self._used = 0
         self.guard = threading.Lock()
 
@@ -38,29 +48,80 @@ class Budget:
         with self.guard:
             if self.limit is not None and self._used + count > self.limit:
                 raise MemoryLimitError(
-                    f"memory_limit: {self._used:,} bytes are held and {count:,} more are needed, the limit is "
+                    f"{self._name}: {self._used:,} bytes are held and {count:,} more are needed, the limit is "
                     f"{self.limit:,}"
                 )
             self._used += count
+        if self._within is not None:
+            try:
+                self._within.take(count)
+            except BaseException:
+                with self.guard:
+                    self._used -= count
+                raise
 
     def give(self, count: int) -> None:
         """Give bytes back."""
         with self.guard:
             self._used -= count
+        if self._within is not None:
+            self._within.give(count)
+
+
+class _Arena:
+    """Memory for several blocks, mapped at once; goes when no array of it is left.
+
+    Attention reads tokens in no order, and with 4 KB pages each would miss the translation buffer first: a sample of
+    128,000 tokens takes 2.5 times as long. Huge pages are taken only where there is as much as one of them, and what
+    has not been written to takes no memory.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        large = nbytes >= _HUGE
+        try:
+            self._map = mmap.mmap(-1, nbytes + (_HUGE if large else 0), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise MemoryError(f"cannot map {nbytes:,} bytes: {error}") from error
+        self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        if large and hasattr(mmap, "MADV_HUGEPAGE"):
+            self._map.madvise(mmap.MADV_HUGEPAGE)
+        self._first = -self._bytes.ctypes.data % _HUGE if large else 0
+
+    def array(self, start: int, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """Bytes from `start` on, zeros at first."""
+        first = self._first + start
+        return self._bytes[first : first + shape[0] * shape[1]].reshape(shape)
+
+    def give_back(self, array: NDArray[np.uint8]) -> None:
+        """Tell the system that an array is no longer needed, though others of the arena are."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            start = array.ctypes.data - self._bytes.ctypes.data
+            first, last = -(-start // mmap.PAGESIZE), (start + array.nbytes) // mmap.PAGESIZE
+            if last > first:
+                self._map.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
+
+
+def _arrays(shape: tuple[int, int], count: int) -> Iterator[tuple[_Arena, NDArray[np.uint8]]]:
+    """`count` arrays of a shape, in as few arenas as they fit in."""
+    size = shape[0] * shape[1]
+    while count > 0:
+        here = min(count, max(1, _ARENA // size))
+        arena = _Arena(here * size)
+        yield from ((arena, arena.array(i * size, shape)) for i in range(here))
+        count -= here
 
 
 class _Block:
-    """One page of each KV head, held by one store or by several; the last of them gives its bytes back."""
+    """One page of each KV head, held by one store or by several; the last of them gives its bytes back.
 
-    __slots__ = ("_budget", "_holders", "array")
+    Whoever makes it has taken them from the budget.
+    """
 
-    def __init__(self, shape: tuple[int, int], budget: Budget) -> None:
-        budget.take(shape[0] * shape[1])
-        try:
-            self.array: NDArray[np.uint8] = aligned_empty(shape, np.uint8)
-        except BaseException:
-            budget.give(shape[0] * shape[1])
-            raise
+    __slots__ = ("_arena", "_budget", "_holders", "array")
+
+    def __init__(self, arena: _Arena, array: NDArray[np.uint8], budget: Budget) -> None:
+        self.array = array
+        self._arena = arena
         self._budget = budget
         self._holders = 1
 
@@ -80,6 +141,7 @@ class _Block:
             self._holders -= 1
             last = not self._holders
         if last:
+            self._arena.give_back(self.array)
             self._budget.give(self.array.nbytes)
 
 
@@ -100,6 +162,7 @@ class Pages:
         self._shape = (heads, page_bytes)
         self._budget = budget
         self._blocks: list[_Block] = []
+        self._spare: list[tuple[_Arena, NDArray[np.uint8]]] = []  # mapped, but neither written to nor counted
         self._addresses: NDArray[np.int64] = np.zeros((heads, 4), np.int64)
 
     @property
@@ -119,18 +182,34 @@ class Pages:
         """Make the tokens ``first <= position < last`` writable: new pages, and copies of pages that forks hold, too.
 
         first is at most the number of tokens that there are pages for. If memory does not suffice, this raises, and
-        what was readable is so still.
+        nothing has changed.
         """
-        for number in range(first // PAGE, min(-(-last // PAGE), len(self._blocks))):
-            block = self._blocks[number]
-            if block.shared:
-                copy = self._blocks[number] = _Block(self._shape, self._budget)
-                copy.array[...] = block.array
-                block.let_go()
-                self._enter(number)
-        while len(self._blocks) * PAGE < last:
-            self._blocks.append(_Block(self._shape, self._budget))
+        held, wanted = len(self._blocks), -(-last // PAGE)
+        shared = [number for number in range(first // PAGE, min(wanted, held)) if self._blocks[number].shared]
+        count, page = len(shared) + max(wanted - held, 0), self._shape[0] * self._shape[1]
+        self._budget.take(count * page)
+        try:
+            fresh = [_Block(*memory, self._budget) for memory in self._take(count)]
+        except BaseException:
+            self._budget.give(count * page)
+            raise
+        for number, copy in zip(shared, fresh, strict=False):
+            copy.array[...] = self._blocks[number].array
+            self._blocks[number].let_go()
+            self._blocks[number] = copy
+            self._enter(number)
+        for block in fresh[len(shared) :]:
+            self._blocks.append(block)
             self._enter(len(self._blocks) - 1)
+
+    def _take(self, count: int) -> list[tuple[_Arena, NDArray[np.uint8]]]:
+        """Memory for so many blocks. What is mapped anew is for an eighth more than there are, or a store that grows
+        token by token would have no huge pages."""
+        if count > len(self._spare):
+            further = max(count - len(self._spare), (len(self._blocks) + count) // 8)
+            self._spare.extend(_arrays(self._shape, further))
+        taken, self._spare = self._spare[:count], self._spare[count:]
+        return taken
 
     def _enter(self, number: int) -> None:
         """Put a block into the table of addresses."""

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.attention.arguments import Reading, as_heads, as_queries, check_reading
+from nearhash.attention.batch import attend_batch
 from nearhash.attention.codes import make_codes
 from nearhash.attention.decoding import (
-    attend_dense,
-    attend_estimator,
-    attend_priority,
+    DenseStep,
+    EstimatorStep,
+    PriorityStep,
+    Step,
     retrieve_estimator,
     retrieve_priority,
 )
@@ -58,8 +60,8 @@ class KVStore:
         What keys and values are kept as; int8 has a scale for each key and each value.
     seed : int
         Of the draws. The same seed, layer and step draw the same tokens, whatever the threads.
-    memory_limit : int, optional
-        Bytes that the store and its forks may hold together.
+    memory_limit : int or Budget, optional
+        Bytes that the store and its forks may hold together; a `memory.Budget` is shared with other stores.
     threads : int, optional
         By default all cores; no result depends on it.
 
@@ -79,7 +81,7 @@ class KVStore:
         codec: str = "lvq4",
         dtype: str = "float32",
         seed: int = 0,
-        memory_limit: int | None = None,
+        memory_limit: int | Budget | None = None,
         threads: int | None = None,
     ) -> None:
         self.kv_heads = check_count(kv_heads, "kv_heads", most=MAX_HEADS)
@@ -91,9 +93,10 @@ class KVStore:
         self.codec, self.dtype, self.seed = codec, dtype, check_seed(seed)
         self._key_codes = make_codes(codec, self.head_dim, self.seed)
         self._threads = threads if threads is None else resolve_threads(threads)
-        limit = None if memory_limit is None else check_count(memory_limit, "memory_limit")
+        if not isinstance(memory_limit, Budget):
+            memory_limit = Budget(None if memory_limit is None else check_count(memory_limit, "memory_limit"))
         self._rows = rows_scheme(dtype, self.head_dim)
-        self._budget = Budget(limit)
+        self._budget = memory_limit
         self._pages = Pages(self.kv_heads, page_bytes(self._rows), self._budget)
         self._code_pages = Pages(self.kv_heads, self._key_codes.page_bytes, self._budget)
         self._codes = _Codes((), 0)
@@ -196,8 +199,8 @@ class KVStore:
         queries: ArrayLike,
         estimator: str = "priority",
         budget: float | int = 0.05,
-        sink: int = 16,
-        local: int = 128,
+        sink: int = 4,
+        local: int = 16,
         scale: float | None = None,
         step: int = 0,
         layer: int = 0,
@@ -250,24 +253,18 @@ class KVStore:
         and denominator of the softmax are then sums of ``exp(s_i) / p_i``, unbiased (Horvitz and Thompson 1952). One
         sample serves all queries of a group.
         """
-        reading = check_reading(estimator, budget, sink, local, scale, step, layer, self.head_dim, options)
-        scaled, group, workers = self._prepare(queries, reading, threads)
-        with self._lock.read():
-            self._check_open()
-            if isinstance(reading.estimator, Priority):
-                return attend_priority(self, scaled, group, reading, workers)
-            if isinstance(reading.estimator, Dense):
-                return attend_dense(self, scaled, group, workers)
-            with self._one_at_a_time:
-                return attend_estimator(self, scaled, group, reading, workers)
+        found = attend_batch(
+            [self], [queries], estimator, budget, sink, local, scale, step, layer, threads, **options
+        )  # fmt: skip
+        return found[0]
 
     def retrieve(
         self,
         queries: ArrayLike,
         estimator: str = "priority",
         budget: float | int = 0.05,
-        sink: int = 16,
-        local: int = 128,
+        sink: int = 4,
+        local: int = 16,
         scale: float | None = None,
         step: int = 0,
         layer: int = 0,
@@ -288,7 +285,8 @@ class KVStore:
             And its subclasses DimensionError and DtypeError.
         """
         reading = check_reading(estimator, budget, sink, local, scale, step, layer, self.head_dim, options)
-        scaled, group, workers = self._prepare(queries, reading, threads)
+        scaled, group = self._prepare(queries, reading)
+        workers = resolve_threads(self._threads if threads is None else threads)
         with self._lock.read():
             self._check_open()
             if isinstance(reading.estimator, Priority):
@@ -296,15 +294,21 @@ class KVStore:
             with self._one_at_a_time:
                 return retrieve_estimator(self, scaled, group, reading, workers)
 
-    def _prepare(
-        self, queries: ArrayLike, reading: Reading, threads: int | None
-    ) -> tuple[NDArray[np.float32], int, int]:
-        """Queries times the scale, how many of them share a KV head, and threads; codes are made if they are needed."""
+    def _prepare(self, queries: ArrayLike, reading: Reading) -> tuple[NDArray[np.float32], int]:
+        """Queries times the scale, and how many of them share a KV head; codes are made if they are needed."""
         own, group = as_queries(queries, self.kv_heads, self.head_dim)
-        workers = self._threads_for(0) if threads is None else resolve_threads(threads)
         if reading.estimator.uses_codes:
             self._encode(reading.local)
-        return own * np.float32(reading.scale), group, workers
+        return own * np.float32(reading.scale), group
+
+    def _step(self, scaled: NDArray[np.float32], group: int, reading: Reading) -> Step:
+        """Attention of a step; the caller holds the lock until it has run."""
+        self._check_open()
+        if isinstance(reading.estimator, Priority):
+            return PriorityStep(self, scaled, group, reading)
+        if isinstance(reading.estimator, Dense):
+            return DenseStep(self, scaled, group)
+        return EstimatorStep(self, scaled, group, reading)
 
     def _index_of(self, estimator: Estimator, head: StoreHead, always: NDArray[np.int64]) -> Any:
         """What an estimator keeps of a head, made now if it is not there."""

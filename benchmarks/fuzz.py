@@ -25,13 +25,14 @@ import numpy as np
 import nearhash as nh
 from benchmarks.record import RESULTS, write_document
 from nearhash.hashing import MinHash
-from nearhash.protos.v1 import collections_pb2, documents_pb2, hashes_pb2, points_pb2, search_pb2
+from nearhash.protos.v1 import attention_pb2, collections_pb2, documents_pb2, hashes_pb2, points_pb2, search_pb2
 from nearhash.service.hash_wire import to_sketches
 from nearhash.service.points_wire import to_ids
 from nearhash.service.wire import to_tensor
 
 DIM = 8
 IN_FLIGHT = 16
+_SESSION = "s" * 32  # in requests that are made, for the id of the session that there is
 _FORBIDDEN = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNAVAILABLE}
 _TRACES = ("Traceback", 'File "', ".py", "nearhash.service")
 _FILTERS = (
@@ -86,6 +87,7 @@ def requests(draw: random.Random) -> tuple[str, Any]:
         ),
         "CollectionService/GetStats": lambda: collections_pb2.GetStatsRequest(**common),
         **document_requests(draw, name, ids, count),
+        **session_requests(draw),
     }  # fmt: skip
     rare = {"CollectionService/DropCollection", "CollectionService/SnapshotCollection", "DocumentService/DropDocuments"}
     method = draw.choice([one for one in made if one not in rare or draw.random() < 0.2])
@@ -135,6 +137,54 @@ def document_requests(draw: random.Random, name: str, ids: Any, count: int) -> d
     }  # fmt: skip
 
 
+def session_requests(draw: random.Random) -> dict[str, Any]:
+    """Those that have to do with attention sessions."""
+    session, layer = draw.choice([_SESSION, _SESSION, _SESSION, "x", ""]), draw.choice([0, 0, 1, 2])
+    shape = draw.choice([(1, 1, DIM), (1, 2, DIM), (1, 300, DIM), (2, 1, DIM), (DIM,)])
+    fill, dtype = draw.choice([0.0, 1.0, 1.0, float("nan")]), draw.choice([np.float32, np.float16])
+    tokens = to_tensor(np.full(shape, fill, dtype), "x")
+    queries = to_tensor(np.full((draw.randint(0, 4), DIM), draw.gauss(0, 1), np.float32), "x")
+    asked = [
+        attention_pb2.Asked(session=session, layer=layer, queries=queries, step=draw.randint(0, 9))
+        for _ in range(draw.choice([1, 1, 1, 0, 3]))
+    ]
+    option = draw.choice(
+        [
+            attention_pb2.ReadingOption(real=draw.gauss(0, 1)),
+            attention_pb2.ReadingOption(integer=1),
+            attention_pb2.ReadingOption(flag=True),
+        ]
+    )
+    reading = attention_pb2.Reading(
+        estimator=draw.choice(["", "", "dense", "uniform", "vattention", "topk_oracle", "x"]),
+        options=draw.choice([{}, {}, {draw.choice(["eps", "floor", "oracle", "x"]): option}]),
+        **draw.choice([{}, {"count": 3}, {"share": 0.5}, {"count": 0}, {"share": -1.0}]),
+    )
+    length = draw.choice([0, 1, 100, 2**63])
+    lease = draw.choice([0.0, 0.0, 60.0, -1.0, float("nan"), 1e300])
+    kept = draw.choice(["", "int8", "x"])
+    settings = attention_pb2.SessionSettings(
+        layers=draw.choice([1, 2, 2**31]), kv_heads=draw.choice([0, 1, 2]), head_dim=DIM, dtype=kept
+    )
+    return {
+        "AttentionService/CreateSession": lambda: attention_pb2.CreateSessionRequest(
+            settings=settings, lease=lease or 1.0, request_id=draw.choice(["", "s1", "s2"])
+        ),
+        "AttentionService/AppendKV": lambda: attention_pb2.AppendKVRequest(
+            session=session, layer=layer, start=draw.choice([0, 1, 2, 300, 2**63]), keys=tokens, values=tokens
+        ),
+        "AttentionService/Attend": lambda: attention_pb2.AttendRequest(asked=asked, reading=reading),
+        "AttentionService/Retrieve": lambda: attention_pb2.RetrieveRequest(asked=asked, reading=reading),
+        "AttentionService/Fork": lambda: attention_pb2.ForkRequest(
+            session=session, length=length, lease=lease or 1.0, request_id=draw.choice(["", "f1"])
+        ),
+        "AttentionService/Truncate": lambda: attention_pb2.TruncateRequest(session=session, length=length, layer=layer),
+        "AttentionService/Free": lambda: attention_pb2.FreeRequest(session=draw.choice(["x", ""])),
+        "AttentionService/Renew": lambda: attention_pb2.RenewRequest(session=session, lease=max(lease, 0.0)),
+        "AttentionService/Stats": lambda: attention_pb2.StatsRequest(session=session),
+    }
+
+
 def mutated(data: bytes, draw: random.Random) -> bytes:
     """The bytes with some of them flipped, cut, repeated, inserted, or all of them random."""
     body = bytearray(data)
@@ -171,14 +221,18 @@ async def fuzz(address: str, seconds: float, seed: int) -> tuple[Counter[str], l
     MinHash(seed=1).sketch_texts(["compile", "the kernels first"])
     codes: Counter[str] = Counter()
     problems: list[str] = []
-    end = time.monotonic() + seconds
     async with grpc.aio.insecure_channel(address) as channel:
+        settings = attention_pb2.SessionSettings(layers=2, kv_heads=1, head_dim=DIM)
+        create = attention_pb2.CreateSessionRequest(settings=settings, lease=86_400).SerializeToString()
+        answer = await channel.unary_unary("/nearhash.v1.AttentionService/CreateSession")(create, timeout=300)
+        session = attention_pb2.CreateSessionResponse.FromString(answer).session.encode()
+        end = time.monotonic() + seconds
 
         async def send(number: int) -> None:
             draw = random.Random(f"{seed}-{number}")
             while time.monotonic() < end and len(problems) < 20:
                 method, request = requests(draw)
-                data = mutated(request.SerializeToString(), draw)
+                data = mutated(request.SerializeToString().replace(_SESSION.encode(), session), draw)
                 try:
                     if method.endswith("Scroll"):
                         async for _ in channel.unary_stream(method)(data, timeout=20):

@@ -20,6 +20,7 @@ from benchmarks.highlights import hashing_table, window_table
 from benchmarks.lsh import lsh_part
 from benchmarks.record import RESULTS, read_document, write_text
 from benchmarks.sampling import sampling_part
+from benchmarks.service_report import service_parts
 from benchmarks.simhash import simhash_part
 from benchmarks.sketches import sketches_part
 from benchmarks.store_report import stores_part
@@ -66,6 +67,11 @@ python -m benchmarks.run path/to/file.hdf5  # any file of ann-benchmarks
 python -m benchmarks.filters glove-100      # windows, predicates and masks of every selectivity
 python -m benchmarks.windows mnist-784      # windows of labels, of every size
 python -m benchmarks.stores glove-100       # durable stores: pgvector, LanceDB, Chroma, Milvus Lite; see its --help
+python -m benchmarks.serving glove-100      # the server beside the collection that it serves, and overload
+python -m benchmarks.crashes                # a thousand processes killed while they write; --failpoints 50
+python -m benchmarks.damage                 # logs cut at every byte, bits flipped in every file
+python -m benchmarks.concurrency            # writers, readers and compaction at once, every answer checked
+python -m benchmarks.fuzz                   # random and mutated requests
 python -m benchmarks.breakdown glove-100    # where the time of nearhash-ivf goes
 python -m benchmarks.banding                # similar sets: bands of sketches
 python -m benchmarks.blocking               # candidate pairs of records; wants `pip install recordlinkage`
@@ -123,6 +129,7 @@ def report(documents: Sequence[Document], image_folder: str) -> str:
     for document in sorted(windowed, key=lambda d: -d["settings"]["base"][0]):
         parts.append(windows_part(document, image_folder))
     parts += [stores_part(document, image_folder) for document in documents if document["kind"] == "stores"]
+    parts += service_parts(documents)
     parts += [flat_part(document) for document in documents if document["kind"] == "flat"]
     parts += [banding_part(document) for document in documents if document["kind"] == "banding"]
     parts += [blocking_part(document, image_folder) for document in documents if document["kind"] == "blocking"]

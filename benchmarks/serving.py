@@ -6,13 +6,16 @@ the server, are in this one. Figures of overload come from an open loop, whose r
 
 import argparse
 import json
+import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 import nearhash as nh
 from benchmarks.contest import Sample, say
@@ -29,17 +33,19 @@ from benchmarks.datasets import load
 from benchmarks.machine import machine_facts
 from benchmarks.recall import recall_at
 from benchmarks.record import RESULTS, Document, read_document, write_document, write_text
-from benchmarks.tables import figure, machine_line, mebibytes, table
+from benchmarks.service_report import serving_part
+from benchmarks.tables import mebibytes
 from benchmarks.truth import ground_truth
+from nearhash.service.config import Limits
 from nearhash.service.engine.database import COLLECTIONS
-from nearhash.service.load import OK, REFUSED, Load, LoadResult, at_rate, run_load, summary
+from nearhash.service.load import OK, Load, LoadResult, at_rate, run_load, summary
 
 K, BATCH, TARGET = 10, 64, 0.9
 INDEXES = {"ivf": "probes", "graph": "beam"}  # and what their effort is called
 POINTS = 1000  # of an upsert
-IN_FLIGHT = (8, 16, 32)
+IN_FLIGHT = (8, 16, 32, 64)
 TIMES_CAPACITY = 10
-OVERLOAD_EFFORT = 8  # times that of the batches
+OVERLOAD_CAPACITY = 20.0  # batches per second, at most: their effort is raised until the server can answer no more
 OVERLOAD_UPSERTS, OVERLOAD_POINTS = 0.05, 100
 _EFFORTS = [4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 384, 512]
 _SAMPLED = 0.1  # seconds between looks at the server's memory
@@ -52,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--remote-points", type=int, default=100_000, help="inserted over gRPC, %(default)s by default")
     parser.add_argument("--rounds", type=int, default=5, help="%(default)s by default")
     parser.add_argument("--seconds", type=float, default=5.0, help="of one measurement, %(default)s by default")
-    parser.add_argument("--overload-seconds", type=float, default=20.0, help="%(default)s by default")
+    parser.add_argument("--overload-seconds", type=float, default=20.0, help="0: not at all; %(default)s by default")
     parser.add_argument("--folder", type=Path, help="where collections are and stay; by default a temporary folder")
     parser.add_argument("--only-fill", action="store_true", help="make the collections in --folder and stop")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
@@ -117,10 +123,10 @@ def _insert(collection: Any, rows: Any) -> float:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[str, int, float]]:
+def served(folder: Path, *more: str) -> Iterator[tuple[str, int, float]]:
     """A server in a process of its own: address, process id, seconds from its start until it was ready."""
     command = [sys.executable, "-m", "nearhash.command_line", "serve", "--data", str(folder)]
-    command += ["--listen", "127.0.0.1:0", "--json"]
+    command += ["--listen", "127.0.0.1:0", "--json", *more]
     started = time.perf_counter()
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -183,7 +189,11 @@ def run_serving(sample: Sample, folder: Path, inserted: Document, options: argpa
         best = max(one["per_second"] for one in closed)
         half = _open_facts(run_load(at_rate(replace(single, seconds=2 * seconds), best / 2)), "search", best / 2)
         say(f"single queries at half of that: p99 {half['milliseconds']['p99']:.1f} ms")
-        overload = _overload(sample, address, pid, batches[0], options.overload_seconds)
+    overload = None
+    if options.overload_seconds:
+        metrics = _free_address()
+        with served(folder, "--metrics", metrics, "--slow-seconds", "3600") as (address, pid, _):
+            overload = _overload(sample, address, pid, metrics, batches[-1], options.overload_seconds)
     return {
         "kind": "serving",
         "date": date.today().isoformat(),
@@ -271,21 +281,27 @@ def _open_facts(result: LoadResult, kind: str, rate: float) -> Document:
     return {"rate": rate, "client_lag_ms": result.lag * 1e3, **_facts(result, kind)}
 
 
-def _overload(sample: Sample, address: str, pid: int, batches: Document, seconds: float) -> Document:
+def _overload(sample: Sample, address: str, pid: int, metrics: str, batches: Document, seconds: float) -> Document:
     """Many times the batches that the server can answer, and writes among them.
 
     Batches that take long: a client beside the server on the same cores must be able to send so many more.
     """
-    effort = {**batches["effort"], "value": OVERLOAD_EFFORT * batches["effort"]["value"]}
-    timeout = 10.0
+    effort, timeout = batches["effort"], 10.0
     asked = _load(
         sample, address, batches["index"], effort, seconds, timeout=timeout, points=OVERLOAD_POINTS,
         mix={"batch": 1 - OVERLOAD_UPSERTS, "upsert": OVERLOAD_UPSERTS},
     )  # fmt: skip
-    possible = replace(asked, mix={"batch": 1.0}, in_flight=4, seconds=seconds / 2)
-    capacity = _facts(run_load(possible), "batch")["per_second"]
+    value, capacity = effort["value"], math.inf
+    for times in (8.0, None):  # slower, and then as slow as it takes
+        value *= max(1.0, capacity / OVERLOAD_CAPACITY) if times is None else times
+        effort = {**effort, "value": min(math.ceil(value), Limits().max_effort)}
+        asked = replace(asked, effort={effort["name"]: effort["value"]})
+        possible = replace(asked, mix={"batch": 1.0}, in_flight=4, seconds=seconds / 2)
+        capacity = _facts(run_load(possible), "batch")["per_second"]
+    before = counted(metrics)
     with Memory(pid) as memory:
         result = run_load(at_rate(asked, TIMES_CAPACITY * capacity))
+    after = counted(metrics)
     with nh.Client(address, timeout=60) as client:
         collection = client.collection(batches["index"])
         written = sum(stop - first for first, stop in result.written)
@@ -300,13 +316,26 @@ def _overload(sample: Sample, address: str, pid: int, batches: Document, seconds
     say(f"overload: {mebibytes(memory.seen[0])} MiB before, {mebibytes(max(memory.seen))} MiB at most")
     return {
         "times_capacity": TIMES_CAPACITY,
+        "index": batches["index"],
         "capacity": capacity,
         "effort": effort,
+        "points": OVERLOAD_POINTS,
         "sent_per_second": sent / seconds,
         "seconds": result.seconds,
         "deadline_seconds": timeout,
         "client_lag_ms": result.lag * 1e3,
         "kinds": kinds,
+        "server": {
+            "waited_seconds": {
+                queue: {f"p{share:g}": waited(before, after, queue, share) for share in (50, 99)}
+                for queue in ("search", "write")
+            },
+            "refused": {
+                dict(labels)["reason"]: int(value - before.get((name, labels), 0))
+                for (name, labels), value in after.items()
+                if name == "nearhash_refusals_total"
+            },
+        },
         "memory_before": memory.seen[0],
         "memory_most": max(memory.seen),
         "written": written,
@@ -314,70 +343,36 @@ def _overload(sample: Sample, address: str, pid: int, batches: Document, seconds
     }
 
 
-# --- the page ---
+# --- what the server counts ---
+
+Counted = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+"""By name and labels."""
 
 
-def serving_part(document: Document) -> str:
-    """The section of the page of benchmarks."""
-    data, settings, overload = document["dataset"], document["settings"], document["overload"]
-    inserted, reopen, half = document["inserted"], document["reopen"], document["single"]["half"]
-    n, dim = data["base"]
-    batches = []
-    for one in document["batches"]:
-        embedded, remote = (median(one["rounds"][kind]) for kind in ("embedded", "grpc"))
-        effort = f"{one['effort']['name']} {one['effort']['value']}"
-        recall = f"{one['effort']['recall']:.3f}"
-        batches.append([f"{one['index']}, {effort}", recall, figure(embedded), figure(remote), f"{one['ratio']:.2f}"])
-    single = [
-        [f"closed loop, {one['in_flight']} in flight", figure(one["per_second"]), *_milliseconds(one)]
-        for one in document["single"]["closed"]
-    ]
-    single.append([f"open loop, {figure(half['rate'])} per second", figure(half["per_second"]), *_milliseconds(half)])
-    errors = ("answered", "refused", "told when to come again", "past the deadline", "other errors")
-    crowd = [[kind, *_crowd(one)] for kind, one in overload["kinds"].items()]
-    return f"""\
-## The service
-
-{data["name"]}, {n:,} vectors of {dim} dimensions, {data["metric"]}, k = {settings["k"]}. `nearhash serve` is a process
-of its own on the machine of the client; both have its cores between them. Requests are prepared beforehand; answers are
-decoded and looked at, but not made into arrays.
-{machine_line(document)}
-
-Queries per second in batches of {settings["batch"]}, at the least effort with a recall of {settings["target"]:g}:
-embedded, one batch after the other on all cores, and over gRPC with four batches in flight; medians of
-{settings["rounds"]} rounds of {settings["seconds"]:g} s in turn.
-
-{table(["index", "recall", "embedded", "gRPC", "ratio"], batches)}
-One query a request, graph, at a recall of {document["efforts"]["graph"]["recall"]:.3f}; milliseconds. In the open loop
-requests come at fixed times, half as many as the best closed loop had answered, and latencies count from these times.
-
-{table(["", "requests/s", "p50", "p99", "p99.9"], single)}
-Durable insertions, batches of {settings["points"]:,}, each acknowledged before the next, segments built meanwhile:
-{figure(inserted["embedded"])} points per second embedded ({inserted["embedded_points"]:,} of them),
-{figure(inserted["grpc"])} over gRPC ({inserted["grpc_points"]:,}). From opening to the first answer:
-{", ".join(f"{figure(value)} s ({index})" for index, value in reopen["embedded_seconds"].items())}; the server was ready
-{figure(reopen["server_seconds"])} s after the start of its process, with both collections and its kernels loaded.
-
-Overload: for {overload["seconds"]:.0f} s, {overload["times_capacity"]} times as many batches as the server can answer
-({figure(overload["capacity"])} per second with {overload["effort"]["name"]} {overload["effort"]["value"]}; \
-{figure(overload["sent_per_second"])} requests per second came), upserts of {OVERLOAD_POINTS} points among them,
-deadline {overload["deadline_seconds"]:g} s:
-
-{table(["requests", *errors, "p50, ms", "p99, ms"], crowd)}
-The server had {mebibytes(overload["memory_before"])} MiB resident before, {mebibytes(overload["memory_most"])} MiB at
-most. Of {overload["written"]:,} points of acknowledged upserts, {overload["written_there"]:,} were there afterwards.
-"""
+def _free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def _milliseconds(one: Document) -> list[str]:
-    return [figure(one["milliseconds"][name]) for name in ("p50", "p99", "p99.9")]
+def counted(metrics: str) -> Counted:
+    """The server's own counts, of searches and everything else, since it started."""
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=60) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    return {(one.name, tuple(sorted(one.labels.items()))): one.value for family in families for one in family.samples}
 
 
-def _crowd(one: Document) -> list[str]:
-    late = one["codes"].get("DEADLINE_EXCEEDED", 0)
-    other = sum(count for code, count in one["codes"].items() if code not in (OK, REFUSED, "DEADLINE_EXCEEDED"))
-    counts = (one["answered"], one["refused"], one["told_when_to_come_again"], late, other)
-    return [*(f"{count:,}" for count in counts), *(figure(one["milliseconds"][name]) for name in ("p50", "p99"))]
+def waited(before: Counted, after: Counted, queue: str, share: float) -> float | None:
+    """Seconds that so many percent of the jobs of a queue have waited at most: the bound of a bucket."""
+    name, bounds = "nearhash_queue_seconds_bucket", []
+    for (one, labels), value in after.items():
+        named = dict(labels)
+        if one == name and named["queue"] == queue:
+            bounds.append((float(named["le"]), value - before.get((one, labels), 0)))
+    bounds.sort()
+    if not bounds or not bounds[-1][1]:
+        return None
+    bound = next(bound for bound, count in bounds if count >= share / 100 * bounds[-1][1])
+    return bound if math.isfinite(bound) else None
 
 
 if __name__ == "__main__":

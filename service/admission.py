@@ -24,6 +24,8 @@ BATCH_ROWS = 64
 
 _JOINED = 8  # searches that one thread takes even if others have nothing to do
 _SMOOTHING = 0.1  # weight of the newest duration in the running mean
+_MARGIN = 2.0  # times that jobs may take longer than expected before what was accepted misses its deadline
+_MOST_TIMES = 2.0  # the running mean that a duration counts as: a rare long job must not make all look long
 
 
 class QueueFullError(Exception):
@@ -36,7 +38,7 @@ class QueueFullError(Exception):
     retry_after
         Seconds after which about half of what is pending should have finished.
     reason
-        "queue_full" or "bytes".
+        "queue_full", "bytes" or "too_late".
     """
 
     def __init__(self, message: str, retry_after: float, reason: str) -> None:
@@ -162,6 +164,11 @@ class AdmissionQueue:
         self._watcher = watcher
 
     @property
+    def workers(self) -> int:
+        """Threads that there are at most."""
+        return self._workers
+
+    @property
     def pending(self) -> int:
         """Jobs that run or wait."""
         return self._pending
@@ -193,11 +200,11 @@ class AdmissionQueue:
         Raises
         ------
         QueueFullError
-            There is no place left, or the bytes are used up.
+            There is no place left, the bytes are used up, or what waits leaves too little time before the deadline.
         DeadlinePassedError
             The deadline came before a thread was free.
         """
-        self._admit(size)
+        self._admit(size, deadline)
         if len(self._threads) < self._workers:
             self._start_thread()
         entry = _Job(job, deadline, asyncio.get_running_loop().create_future(), size, batch)
@@ -217,7 +224,9 @@ class AdmissionQueue:
         for thread in self._threads:
             thread.join()
 
-    def _admit(self, size: int) -> None:
+    def _admit(self, size: int, deadline: float | None) -> None:
+        # Until this one would be done, if it must wait at all.
+        needed = (self._pending + 1) * self._mean_seconds / self._workers if self._pending >= self._workers else 0.0
         if self._pending >= self._max_pending:
             message, reason = f"max_pending: {self._pending} requests are being answered already", "queue_full"
         elif not self._budget.fits(size):
@@ -225,6 +234,13 @@ class AdmissionQueue:
                 f"max_pending_bytes: requests that are being answered hold {self._budget.held} bytes, this one needs "
                 f"{size}, the limit is {self._budget.limit}",
                 "bytes",
+            )
+        elif needed and deadline is not None and 0 < (left := deadline - time.monotonic()) < _MARGIN * needed:
+            # Accepted to be late, it would take time from others that they need to be in time.
+            message, reason = (
+                f"deadline: it comes in {left:.3f} s, this request and {self._pending} before it take {needed:.3f} s, "
+                "or longer",
+                "too_late",
             )
         else:
             return
@@ -287,7 +303,8 @@ class AdmissionQueue:
 
     def _finish(self, outcomes: Sequence[_Outcome], taken: _Taken) -> None:
         if taken.jobs:
-            self._mean_seconds += _SMOOTHING * (taken.seconds / taken.jobs - self._mean_seconds)
+            seconds = min(taken.seconds / taken.jobs, _MOST_TIMES * self._mean_seconds)
+            self._mean_seconds += _SMOOTHING * (seconds - self._mean_seconds)
         if self._watcher is not None:
             self._watcher([taken.start - job.queued for job, _, _ in outcomes], taken.rows)
         for job, result, error in outcomes:

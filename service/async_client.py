@@ -26,9 +26,11 @@ from nearhash.service.connection import (
 
 # These need gRPC as well; the import above says what to install where it is missing.
 # isort: split
+from nearhash.attention.results import Attention, Retrieval
 from nearhash.hashing.sketches import Sketches
 from nearhash.service.asking import Progress, check_name
 from nearhash.service.async_document_client import AsyncRemoteDocuments
+from nearhash.service.async_session_client import AsyncRemoteSession
 from nearhash.service.attempts import Pause, Steps
 from nearhash.service.client_errors import closed_error
 from nearhash.service.document_batches import Texts
@@ -36,6 +38,9 @@ from nearhash.service.document_operations import DocumentOperations
 from nearhash.service.engine.results import Deleted, Found, Page, Point, SnapshotInfo, Written
 from nearhash.service.operations import Filter, Labels, Operations, Payloads
 from nearhash.service.resuming import Scrolling
+from nearhash.service.session_batches import Lengths
+from nearhash.service.session_operations import Asked, SessionOperations
+from nearhash.service.session_wire import to_reading
 
 Result = TypeVar("Result")
 
@@ -79,6 +84,7 @@ class AsyncClient:
         )
         self._operations = Operations(self._connection)
         self._documents = DocumentOperations(self._connection)
+        self._sessions = SessionOperations(self._connection)
         self._closed = False
         self._channel: Any = None  # opened within the event loop, to which it belongs
         self._methods: dict[Method, Any] = {}
@@ -230,6 +236,73 @@ class AsyncClient:
     ) -> NDArray[np.uint8]:
         """As `Client.encode`."""
         return await self._run(self._documents.encode(vectors, bits, seed, timeout))
+
+    # --- attention sessions ---
+
+    async def create_session(
+        self,
+        kv_heads: int,
+        head_dim: int,
+        layers: int = 1,
+        *,
+        codec: str = "lvq4",
+        dtype: str = "float32",
+        seed: int = 0,
+        lease: float | None = None,
+        memory_limit: int | None = None,
+        timeout: float | None = None,
+    ) -> AsyncRemoteSession:
+        """As `Client.create_session`."""
+        settings = {
+            "layers": layers,
+            "kv_heads": kv_heads,
+            "head_dim": head_dim,
+            "codec": codec,
+            "dtype": dtype,
+            "seed": seed,
+        }
+        made = await self._run(self._sessions.create(settings, lease, memory_limit, timeout))
+        return AsyncRemoteSession(self, made.session, Lengths())
+
+    def session(self, id: str) -> AsyncRemoteSession:
+        """An attention session by its id. Asks nothing: whether there is one, its methods find out."""
+        return AsyncRemoteSession(self, check_name(id, "id"), Lengths({}))
+
+    async def sessions(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """As `Client.sessions`."""
+        return await self._run(self._sessions.all_stats(timeout))
+
+    async def attend(
+        self,
+        asked: Sequence[Asked],
+        estimator: str = "priority",
+        budget: float | int = 0.05,
+        sink: int = 4,
+        local: int = 16,
+        scale: float | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> list[Attention]:
+        """As `Client.attend`."""
+        reading = to_reading(estimator, budget, sink, local, scale, options)
+        return await self._run(self._sessions.attend(asked, reading, timeout))
+
+    async def retrieve(
+        self,
+        asked: Sequence[Asked],
+        estimator: str = "priority",
+        budget: float | int = 0.05,
+        sink: int = 4,
+        local: int = 16,
+        scale: float | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> list[list[Retrieval]]:
+        """As `Client.retrieve`."""
+        reading = to_reading(estimator, budget, sink, local, scale, options)
+        return await self._run(self._sessions.retrieve(asked, reading, timeout))
 
     async def close(self) -> None:
         """Close the connection; calls under way fail."""

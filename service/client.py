@@ -24,6 +24,7 @@ from nearhash.service.connection import (
 
 # These need gRPC as well; the import above says what to install where it is missing.
 # isort: split
+from nearhash.attention.results import Attention, Retrieval
 from nearhash.hashing.sketches import Sketches
 from nearhash.service.asking import Progress, check_name
 from nearhash.service.attempts import Pause, Steps
@@ -34,6 +35,10 @@ from nearhash.service.document_operations import DocumentOperations
 from nearhash.service.engine.results import Deleted, Found, Page, Point, SnapshotInfo, Written
 from nearhash.service.operations import Filter, Labels, Operations, Payloads
 from nearhash.service.resuming import Scrolling
+from nearhash.service.session_batches import Lengths
+from nearhash.service.session_client import RemoteSession
+from nearhash.service.session_operations import Asked, SessionOperations
+from nearhash.service.session_wire import to_reading
 
 Result = TypeVar("Result")
 
@@ -96,6 +101,7 @@ class Client:
         )
         self._operations = Operations(self._connection)
         self._documents = DocumentOperations(self._connection)
+        self._sessions = SessionOperations(self._connection)
         self._closed = threading.Event()
         self._channel = self._connection.open_channel()
         self._methods = bound_methods(self._channel)
@@ -373,6 +379,106 @@ class Client:
     ) -> NDArray[np.uint8]:
         """Codes of signs (n, bits // 8), made by the server: those of `nearhash.hashing.SimHash`, in one request."""
         return self._run(self._documents.encode(vectors, bits, seed, timeout))
+
+    # --- attention sessions ---
+
+    def create_session(
+        self,
+        kv_heads: int,
+        head_dim: int,
+        layers: int = 1,
+        *,
+        codec: str = "lvq4",
+        dtype: str = "float32",
+        seed: int = 0,
+        lease: float | None = None,
+        memory_limit: int | None = None,
+        timeout: float | None = None,
+    ) -> RemoteSession:
+        """Make an empty attention session: keys and values of one sequence, kept by the server.
+
+        Parameters
+        ----------
+        layers
+            How many there are.
+        kv_heads, head_dim, codec, dtype, seed
+            Of each layer, as for `nearhash.attention.KVStore`.
+        lease
+            Seconds without a call after which the session ends; by default 300.
+        memory_limit
+            Bytes that the session and its forks may hold together; by default the limit of the server.
+        timeout
+            Seconds for this call, instead of the client's.
+
+        Raises
+        ------
+        InvalidArgumentError
+            A setting is impossible, or beyond a limit of the server.
+        ServiceError
+            The caller has as many sessions as there may be: ``code`` is ``"RESOURCE_EXHAUSTED"``.
+        AccessError
+            The key does not allow it.
+        """
+        settings = {
+            "layers": layers,
+            "kv_heads": kv_heads,
+            "head_dim": head_dim,
+            "codec": codec,
+            "dtype": dtype,
+            "seed": seed,
+        }
+        made = self._run(self._sessions.create(settings, lease, memory_limit, timeout))
+        return RemoteSession(self, made.session, Lengths())
+
+    def session(self, id: str) -> RemoteSession:
+        """An attention session by its id. Asks nothing: whether there is one, its methods find out."""
+        return RemoteSession(self, check_name(id, "id"), Lengths({}))
+
+    def sessions(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """Attention sessions of the caller: ``sessions`` by id, as `RemoteSession.stats` tells them, and quotas."""
+        return self._run(self._sessions.all_stats(timeout))
+
+    def attend(
+        self,
+        asked: Sequence[Asked],
+        estimator: str = "priority",
+        budget: float | int = 0.05,
+        sink: int = 4,
+        local: int = 16,
+        scale: float | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> list[Attention]:
+        """Attention over layers of several sessions in one request, such as those of a batch.
+
+        Parameters
+        ----------
+        asked
+            For each of them (session, layer, queries) or (session, layer, queries, step); a session may be an id.
+        estimator, budget, sink, local, scale, options
+            As for `RemoteSession.attend`, the same for all.
+        timeout
+            Seconds for this call, instead of the client's.
+        """
+        reading = to_reading(estimator, budget, sink, local, scale, options)
+        return self._run(self._sessions.attend(asked, reading, timeout))
+
+    def retrieve(
+        self,
+        asked: Sequence[Asked],
+        estimator: str = "priority",
+        budget: float | int = 0.05,
+        sink: int = 4,
+        local: int = 16,
+        scale: float | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> list[list[Retrieval]]:
+        """Which tokens `attend` would read, with its arguments; see `RemoteSession.retrieve`."""
+        reading = to_reading(estimator, budget, sink, local, scale, options)
+        return self._run(self._sessions.retrieve(asked, reading, timeout))
 
     # --- the connection ---
 

@@ -10,7 +10,14 @@ from nearhash.index.arguments import MAX_DIM
 from nearhash.service.security.transport import TransportConfig
 
 _LARGEST_MESSAGE = 2**31 - 1  # gRPC keeps message lengths in an int32
-_HIGHEST = {"max_dim": MAX_DIM, "max_payload_bytes": 2**20, "max_payload_depth": 32}  # collections take no more
+_LARGEST_MEMORY = 2**60
+_HIGHEST = {
+    "max_dim": MAX_DIM,  # collections take no more, of this and the next two
+    "max_payload_bytes": 2**20,
+    "max_payload_depth": 32,
+    **dict.fromkeys(("max_session_bytes", "max_caller_bytes", "max_attention_bytes"), _LARGEST_MEMORY),
+}
+_LOWEST = {"max_sessions": 0}
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,16 @@ class Limits:
         Texts of a request to sketch or look up.
     max_text_bytes
         Bytes of one of them, in UTF-8.
+    max_sessions
+        Attention sessions of one caller; 0 for none.
+    max_session_bytes
+        Bytes of keys, values and codes that a session and its forks hold together.
+    max_caller_bytes
+        Those of all sessions of one caller.
+    max_attention_bytes
+        Those of all sessions.
+    max_lease
+        Seconds without a call that a session may ask to be kept for.
     """
 
     max_k: int = 10_000
@@ -63,10 +80,16 @@ class Limits:
     max_payload_depth: int = 32
     max_texts: int = 8_192
     max_text_bytes: int = 2**20
+    max_sessions: int = 256
+    max_session_bytes: int = 4 * 2**30
+    max_caller_bytes: int = 8 * 2**30
+    max_attention_bytes: int = 8 * 2**30
+    max_lease: int = 86_400
 
     def __post_init__(self) -> None:
         for bound in fields(self):
-            _check_integer(bound.name, getattr(self, bound.name), 1, _HIGHEST.get(bound.name, _LARGEST_MESSAGE))
+            lowest, highest = _LOWEST.get(bound.name, 1), _HIGHEST.get(bound.name, _LARGEST_MESSAGE)
+            _check_integer(bound.name, getattr(self, bound.name), lowest, highest)
 
 
 @dataclass(frozen=True)

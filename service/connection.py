@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 
 from nearhash.errors import InvalidArgumentError, MissingExtraError
-from nearhash.protos.v1 import collections_pb2, documents_pb2, hashes_pb2, points_pb2, search_pb2
+from nearhash.protos.v1 import attention_pb2, collections_pb2, documents_pb2, hashes_pb2, points_pb2, search_pb2
 
 try:
     import grpc
@@ -71,12 +71,22 @@ UPSERT_DOCUMENTS = Method("/nearhash.v1.DocumentService/UpsertDocuments", docume
 DELETE_DOCUMENTS = Method("/nearhash.v1.DocumentService/DeleteDocuments", documents_pb2.DeleteDocumentsResponse)
 FIND_DUPLICATES = Method("/nearhash.v1.DocumentService/FindDuplicates", documents_pb2.FindDuplicatesResponse)
 CHECK_AND_ADD = Method("/nearhash.v1.DocumentService/CheckAndAdd", documents_pb2.CheckAndAddResponse)
+CREATE_SESSION = Method("/nearhash.v1.AttentionService/CreateSession", attention_pb2.CreateSessionResponse)
+APPEND_KV = Method("/nearhash.v1.AttentionService/AppendKV", attention_pb2.AppendKVResponse)
+ATTEND = Method("/nearhash.v1.AttentionService/Attend", attention_pb2.AttendResponse)
+RETRIEVE = Method("/nearhash.v1.AttentionService/Retrieve", attention_pb2.RetrieveResponse)
+FORK = Method("/nearhash.v1.AttentionService/Fork", attention_pb2.ForkResponse)
+TRUNCATE = Method("/nearhash.v1.AttentionService/Truncate", attention_pb2.TruncateResponse)
+FREE = Method("/nearhash.v1.AttentionService/Free", attention_pb2.FreeResponse)
+RENEW = Method("/nearhash.v1.AttentionService/Renew", attention_pb2.RenewResponse)
+SESSION_STATS = Method("/nearhash.v1.AttentionService/Stats", attention_pb2.StatsResponse)
 HEALTH = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
 
 METHODS = (
     *(SEARCH, GET_INFO, UPSERT, DELETE, GET, COUNT, SCROLL, CREATE, LIST, DESCRIBE, DROP, SNAPSHOT, LIST_SNAPSHOTS),
     *(RESTORE, GET_STATS, SKETCH, ENCODE, CREATE_DOCUMENTS, LIST_DOCUMENTS, DESCRIBE_DOCUMENTS, DROP_DOCUMENTS),
     *(UPSERT_DOCUMENTS, DELETE_DOCUMENTS, FIND_DUPLICATES, CHECK_AND_ADD, HEALTH),
+    *(CREATE_SESSION, APPEND_KV, ATTEND, RETRIEVE, FORK, TRUNCATE, FREE, RENEW, SESSION_STATS),
 )
 
 

@@ -41,7 +41,7 @@ class SearchHandlers:
     async def _search(self, request: search_pb2.SearchRequest, call: Call) -> bytes:
         name = request.collection or self._catalog.default
         call.check("read", name)
-        served = self._catalog.known(name) or await self._queues.find(self._catalog, name)
+        served = await self._queues.find(self._catalog, name)
         asked = search_arguments(request, served.dim, self._config.limits)
         call.rows, call.k, call.filtered = len(asked.queries), asked.k, asked.filter is not None
         search = served.prepared(asked, self._config.search_threads)
@@ -52,7 +52,7 @@ class SearchHandlers:
     async def _get_info(self, request: search_pb2.GetInfoRequest, call: Call) -> bytes:
         name = request.collection or self._catalog.default
         call.check("read", name)
-        served = self._catalog.known(name) or await self._queues.find(self._catalog, name)
+        served = await self._queues.find(self._catalog, name)
         return await self._queues.admin.run(lambda: self._info(served), call.deadline)
 
     def _info(self, served: Served) -> bytes:

@@ -47,6 +47,7 @@ _PREPARED = 256  # requests of a kind, used in turn
 _LATE = 0.001  # seconds before an arrival that a timer is trusted for
 _AT_ONCE = 64  # requests that are begun before answers are looked at
 _POINT_IDS = 2**40  # of one process
+_LONGEST_MESSAGE = 200
 
 Progress = Callable[[int, int], None]
 
@@ -130,17 +131,23 @@ class Measured(NamedTuple):
     Attributes
     ----------
     latencies : (n,) float64
-        Seconds of those that were answered.
+        Seconds of those that were answered; in an open loop, from the time at which they were due.
+    since_sent : (n,) float64
+        The same from when they were sent: without what a client that is too slow for the load adds.
     codes : dict
         How many ended with each status; OK among them.
+    messages : dict
+        What the first of each other status said.
     told : int
         How many of those that were refused were told when to come again.
     slowest_refusal : float
-        Seconds.
+        Seconds from when it was sent.
     """
 
     latencies: NDArray[np.float64]
+    since_sent: NDArray[np.float64]
     codes: Counter[str]
+    messages: dict[str, str]
     told: int
     slowest_refusal: float
 
@@ -200,7 +207,9 @@ def _together(results: Sequence[LoadResult]) -> LoadResult:
         some = [result.kinds[kind] for result in results if kind in result.kinds]
         kinds[kind] = Measured(
             np.concatenate([one.latencies for one in some]),
+            np.concatenate([one.since_sent for one in some]),
             sum((one.codes for one in some), Counter()),
+            {code: message for one in some for code, message in one.messages.items()},
             sum(one.told for one in some),
             max(one.slowest_refusal for one in some),
         )
@@ -246,7 +255,9 @@ class _Record:
 
     def __init__(self) -> None:
         self.latencies: list[float] = []
+        self.since_sent: list[float] = []
         self.codes: Counter[str] = Counter()
+        self.messages: dict[str, str] = {}
         self.told = 0
         self.slowest_refusal = 0.0
 
@@ -304,9 +315,9 @@ class _Client:
     async def _send(self, due: float) -> None:
         """One request, which counts from `due` on."""
         kind = self._draw.choices(list(self._records), self._weights)[0]
-        measured = due >= self._begin
+        measured, sent = due >= self._begin, time.perf_counter()
         if measured:
-            self._lag = max(self._lag, time.perf_counter() - due)
+            self._lag = max(self._lag, sent - due)
         record = self._records[kind]
         request: Message
         ids = None
@@ -333,9 +344,13 @@ class _Client:
         record.codes[code] += 1
         if code == OK:
             record.latencies.append(ended - due)
-        elif failure is not None and code == REFUSED:
+            record.since_sent.append(ended - sent)
+            return
+        if code not in record.messages:
+            record.messages[code] = "" if failure is None else str(failure.details())[:_LONGEST_MESSAGE]
+        if failure is not None and code == REFUSED:
             record.told += retry_after(failure) is not None
-            record.slowest_refusal = max(record.slowest_refusal, ended - due)
+            record.slowest_refusal = max(record.slowest_refusal, ended - sent)
 
     def _upsert(self, first: int, stop: int) -> points_pb2.UpsertRequest:
         rows = np.arange(first, stop) % len(self._load.queries)
@@ -351,9 +366,12 @@ class _Client:
 
     def result(self) -> LoadResult:
         kinds = {
-            kind: Measured(np.array(one.latencies), one.codes, one.told, one.slowest_refusal)
+            kind: Measured(
+                np.array(one.latencies), np.array(one.since_sent), one.codes, one.messages, one.told,
+                one.slowest_refusal,
+            )
             for kind, one in self._records.items()
-        }
+        }  # fmt: skip
         return LoadResult(kinds, max(self._last_end - self._begin, self._load.seconds), self._lag, self._written)
 
 
@@ -379,17 +397,23 @@ def at_rate(load: Load, rate: float) -> Load:
 def summary(measured: Measured, seconds: float) -> dict[str, Any]:
     """Figures of one kind of requests, ready for JSON: latencies in milliseconds, None where nothing was answered."""
     answered = len(measured.latencies)
-    quantiles = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
     return {
         "requests": sum(measured.codes.values()),
         "answered": answered,
         "refused": measured.codes[REFUSED],
         "told_when_to_come_again": measured.told,
         "per_second": answered / seconds,
-        "milliseconds": {
-            name: float(np.percentile(measured.latencies, q, method="higher")) * 1e3 if answered else None
-            for name, q in quantiles.items()
-        },
+        "milliseconds": _quantiles(measured.latencies),
+        "milliseconds_since_sent": _quantiles(measured.since_sent),
         "slowest_refusal_ms": measured.slowest_refusal * 1e3,
         "codes": dict(sorted(measured.codes.items())),
+        "messages": dict(sorted(measured.messages.items())),
+    }
+
+
+def _quantiles(seconds: NDArray[np.float64]) -> dict[str, float | None]:
+    quantiles = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+    return {
+        name: float(np.percentile(seconds, q, method="higher")) * 1e3 if len(seconds) else None
+        for name, q in quantiles.items()
     }

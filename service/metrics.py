@@ -18,6 +18,7 @@ from nearhash.service.catalog import Catalog
 from nearhash.service.counts import SECONDS, Counts, Failure
 from nearhash.service.queues import Queues
 from nearhash.service.reports import Housekeeping, Report, Samples, families, samples_of, summed
+from nearhash.service.sessions.registry import Sessions
 
 _STATS_SECONDS = 1.0  # that facts about collections are kept: they look at the disk
 _ERRORS = 20
@@ -48,11 +49,14 @@ class Metrics:
         Asked whenever somebody wants to know.
     counts
         Those of this process.
+    sessions
+        Asked as well; None where there are none.
     """
 
-    def __init__(self, catalog: Catalog, queues: Queues, counts: Counts) -> None:
+    def __init__(self, catalog: Catalog, queues: Queues, counts: Counts, sessions: Sessions | None = None) -> None:
         self._catalog = catalog
         self._queues = queues
+        self.sessions = sessions
         self.counts = counts
         self._living: dict[tuple[str, int], Report] = {}  # of reader processes, by name and process id
         self._ended: dict[str, Report] = {}  # sums by name, so that counts never go down
@@ -215,6 +219,7 @@ class _Gauges:
         pending = GaugeMetricFamily("nearhash_pending_requests", "Requests that run or wait")
         pending.add_metric([], self._metrics.pending)
         yield pending
+        yield from self._sessions()
         stats = self._metrics.collections()
         up = GaugeMetricFamily("nearhash_collection_ok", "1 where writes are taken", labels=["collection"])
         segments = GaugeMetricFamily(
@@ -234,6 +239,17 @@ class _Gauges:
                 if value is not None:
                     family.add_metric([name], value)
             yield family
+
+    def _sessions(self) -> Iterable[Metric]:
+        if self._metrics.sessions is None:
+            return
+        facts = self._metrics.sessions.facts()
+        yield GaugeMetricFamily("nearhash_sessions", "Attention sessions", facts.sessions)
+        yield GaugeMetricFamily("nearhash_session_bytes", "Bytes that attention sessions hold", facts.held_bytes)
+        ended = CounterMetricFamily("nearhash_sessions_ended", "Attention sessions that have ended", labels=["reason"])
+        for reason in ("freed", "expired"):
+            ended.add_metric([reason], facts.ended.get(reason, 0))
+        yield ended
 
 
 def _inner(facts: dict[str, Any], path: tuple[str, ...]) -> float | None:

@@ -130,7 +130,7 @@ class PointHandlers:
     async def _collection(self, name: str, action: Any, call: Call) -> ServedCollection:
         name = name or self._catalog.default
         call.check(action, name)
-        served = self._catalog.known(name) or await self._queues.find(self._catalog, name)
+        served = await self._queues.find(self._catalog, name)
         if isinstance(served, ServedIndex):
             raise ReadOnlyError(f"{name!r} is an index, not a collection")
         return served

@@ -25,6 +25,8 @@ class Queues:
         Searches and reads: as many threads as cores.
     writes
         Upserts and deletions.
+    appends
+        Changes of attention sessions, which compute and wait for no disk: as many threads as cores.
     scrolls
         Messages of scrolls. A scroll has a place while a message is made, not while its reader takes it.
     admin
@@ -36,6 +38,7 @@ class Queues:
         budget = ByteBudget(config.limits.max_pending_bytes)
         self.searches = AdmissionQueue(config.workers or available_threads(), most, budget)
         self.writes = AdmissionQueue(_WRITERS, most, budget, "nearhash-write")
+        self.appends = AdmissionQueue(config.workers or available_threads(), most, budget, "nearhash-append")
         self.scrolls = AdmissionQueue(_SCROLLS, most, budget, "nearhash-scroll")
         self.admin = AdmissionQueue(_ADMINS, most, budget, "nearhash-admin")
 
@@ -46,12 +49,15 @@ class Queues:
 
     def watch(self, watcher: Callable[[str, Sequence[float], int], None]) -> None:
         """Tell somebody of what is taken from each queue: its name, and as `admission.Watcher` says."""
-        names = ("search", "write", "scroll", "admin")
+        names = ("search", "write", "append", "scroll", "admin")
         for name, queue in zip(names, self._all(), strict=True):
             queue.watch(partial(watcher, name))
 
     async def find(self, catalog: Catalog, name: str) -> Served:
-        """What is served under a name, where finding it may take time."""
+        """What is served under a name, on a thread where finding it may take time."""
+        known = catalog.known(name)
+        if known is not None:  # not its truth, which is its size: a look at the disk in processes that follow another
+            return known
         return await self.admin.run(lambda: catalog.find(name), None)
 
     def close(self) -> None:
@@ -60,4 +66,4 @@ class Queues:
             queue.close()
 
     def _all(self) -> tuple[AdmissionQueue, ...]:
-        return self.searches, self.writes, self.scrolls, self.admin
+        return self.searches, self.writes, self.appends, self.scrolls, self.admin

@@ -21,12 +21,12 @@ from grpc_reflection.v1alpha import reflection
 from numpy.typing import NDArray
 
 from nearhash.errors import InvalidArgumentError, ServiceError
-from nearhash.protos.v1 import collections_pb2, documents_pb2
+from nearhash.protos.v1 import attention_pb2, collections_pb2, documents_pb2, search_pb2
 from nearhash.service.calls import Calls, Observer
 from nearhash.service.catalog import Catalog
 from nearhash.service.collection_handlers import SERVICE_NAME as COLLECTION_SERVICE
 from nearhash.service.collection_handlers import CollectionHandlers
-from nearhash.service.config import ServerConfig
+from nearhash.service.config import Limits, ServerConfig
 from nearhash.service.config_file import OperationsConfig
 from nearhash.service.counts import Counts
 from nearhash.service.document_handlers import SERVICE_NAME as DOCUMENT_SERVICE
@@ -44,11 +44,15 @@ from nearhash.service.point_handlers import PointHandlers
 from nearhash.service.queues import Queues
 from nearhash.service.readers import Readers, ReaderTask
 from nearhash.service.reports import Report, Reporter
+from nearhash.service.requests import search_arguments
 from nearhash.service.searchable import Searchable, ServedIndex
 from nearhash.service.security.audit import AuditLog
 from nearhash.service.security.interceptor import AuthInterceptor
 from nearhash.service.security.keys import KeyRing
 from nearhash.service.security.transport import add_port, check_listen, is_local, page_contexts
+from nearhash.service.session_handlers import SERVICE_NAME as ATTENTION_SERVICE
+from nearhash.service.session_handlers import SessionHandlers
+from nearhash.service.sessions.registry import Sessions
 from nearhash.service.slow import SlowLog
 from nearhash.service.status_page import StatusServer
 from nearhash.service.wire import from_tensor, to_tensor
@@ -56,7 +60,7 @@ from nearhash.service.wire import from_tensor, to_tensor
 log = logging.getLogger("nearhash.service")
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-SERVICE_NAMES = (SEARCH_SERVICE, POINT_SERVICE, COLLECTION_SERVICE, HASH_SERVICE, DOCUMENT_SERVICE)
+SERVICE_NAMES = (SEARCH_SERVICE, POINT_SERVICE, COLLECTION_SERVICE, HASH_SERVICE, DOCUMENT_SERVICE, ATTENTION_SERVICE)
 
 _BATCH = 64  # rows that make an index choose its kernels for batches
 _LOOK_SECONDS = 1.0  # between looks of a reader process for its parent and for new collections
@@ -64,7 +68,8 @@ _SOCKET = "writer.sock"
 _WRITES = ("Upsert", "Delete")
 _COLLECTION_METHODS = collections_pb2.DESCRIPTOR.services_by_name["CollectionService"].methods_by_name
 _DOCUMENT_METHODS = documents_pb2.DESCRIPTOR.services_by_name["DocumentService"].methods_by_name
-_STREAMS = 4  # times `max_pending`
+_ATTENTION_METHODS = attention_pb2.DESCRIPTOR.services_by_name["AttentionService"].methods_by_name
+_STREAMS, _LEAST_STREAMS = 4, 100  # of a connection, times `max_pending`: the rest are being refused
 _LAST_BYTES = 1.0  # seconds for answers that are already computed to leave the machine
 
 
@@ -119,6 +124,7 @@ class Server:
         self._catalog = Catalog(self._config.collection, index, database)
         self._database = database
         self._queues = Queues(self._config)
+        self._sessions = Sessions(self._config.limits, self._config.search_threads)
         self._health = health_aio.HealthServicer()
         self._announced: set[str] = set()
         self._ring, self._audit = _security(self._config)
@@ -133,7 +139,7 @@ class Server:
             self._catalog.watch(self._counts.probe)
             self._queues.watch(self._counts.ran)
             if tell is None:
-                self._metrics = Metrics(self._catalog, self._queues, self._counts)
+                self._metrics = Metrics(self._catalog, self._queues, self._counts, self._sessions)
             else:
                 pending = partial(getattr, self._queues, "pending")
                 self._reporter = Reporter(self._counts, pending, self._catalog.all_names, tell)
@@ -173,6 +179,8 @@ class Server:
         for service in ("", *SERVICE_NAMES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._ready = True
+        if self._writer is None:
+            self._sessions.start()
         if self._reporter is not None:
             self._reporter.start()
         log.info("serving on %s", address)
@@ -191,6 +199,7 @@ class Server:
         await self._server.stop(min(_LAST_BYTES, self._config.grace))
         await stopped
         await asyncio.get_running_loop().run_in_executor(None, self._queues.close)
+        await asyncio.get_running_loop().run_in_executor(None, self._sessions.close)
         if self._writer is not None:
             await self._writer.close()
         self._close_socket()
@@ -219,7 +228,9 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_send_message_length", limits.max_message_bytes),
-                ("grpc.max_concurrent_streams", _STREAMS * limits.max_pending),  # of a connection; further ones wait
+                # Further ones wait in the client. Those of which gRPC still holds more, since callers left or Python
+                # is too slow to refuse them, it refuses in its own way: UNAVAILABLE, without a time to come again.
+                ("grpc.max_concurrent_streams", max(_STREAMS * limits.max_pending, _LEAST_STREAMS)),
                 # A second server on the port must fail, not share it silently; readers share it.
                 ("grpc.so_reuseport", int(self._reader_count > 0 or self._writer is not None)),
             ],
@@ -232,12 +243,14 @@ class Server:
             CollectionHandlers(self._catalog, self._config, self._queues, self._announce).generic_handler(calls),
             HashHandlers(self._config, self._queues).generic_handler(calls),
             DocumentHandlers(self._catalog, self._config, self._queues).generic_handler(calls),
+            SessionHandlers(self._sessions, self._config, self._queues).generic_handler(calls),
         )
         if self._writer is not None:  # for a method of several handlers, the first one is called
             forwarded = (
                 (POINT_SERVICE, _WRITES),
                 (COLLECTION_SERVICE, tuple(_COLLECTION_METHODS)),
                 (DOCUMENT_SERVICE, tuple(_DOCUMENT_METHODS)),  # one process has them in memory
+                (ATTENTION_SERVICE, tuple(_ATTENTION_METHODS)),
             )
             server.add_generic_rpc_handlers(
                 tuple(forwarding_handler(service, methods, self._writer) for service, methods in forwarded)
@@ -400,7 +413,7 @@ def _warm_index(index: Searchable, threads: int) -> None:
         (1, np.float32, {"allow": allow}),
         (_BATCH, np.float32, {}),
     ):
-        queries = _as_received(np.ones((rows, index.dim), dtype))
+        queries = _as_asked(np.ones((rows, index.dim), dtype))
         index.search(queries, k=1, threads=threads, **limits)
 
 
@@ -408,8 +421,14 @@ def _warm_collection(collection: Collection, threads: int) -> None:
     windows = [None, _as_received(np.array([-np.inf, np.inf]))] if collection.label_names else [None]
     for rows in (1, _BATCH):
         for window in windows:
-            queries = _as_received(np.ones((rows, collection.dim), np.float32))
+            queries = _as_asked(np.ones((rows, collection.dim), np.float32))
             collection.search(queries, 1, window, threads=threads)
+
+
+def _as_asked(queries: NDArray[Any]) -> NDArray[Any]:
+    """Queries as `search_arguments` makes them."""
+    request = search_pb2.SearchRequest(queries=to_tensor(queries, "warm-up"), k=1)
+    return search_arguments(request, queries.shape[1], Limits()).queries
 
 
 def _as_received(array: NDArray[Any]) -> NDArray[Any]:

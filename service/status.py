@@ -17,6 +17,7 @@ from nearhash.errors import (
     DuplicateIdError,
     InvalidArgumentError,
     LockedError,
+    MemoryLimitError,
     MetricError,
     NearhashError,
     ReadOnlyError,
@@ -25,6 +26,7 @@ from nearhash.errors import (
     StorageError,
     UnknownCollectionError,
     UnknownIdError,
+    UnknownSessionError,
 )
 from nearhash.service.admission import DeadlinePassedError, QueueFullError
 from nearhash.service.config import Limits
@@ -49,7 +51,9 @@ EMBEDDED_ERRORS: dict[str, type[NearhashError]] = {
         kind.__name__: kind
         for kind in (
             UnknownCollectionError,
+            UnknownSessionError,
             CollectionExistsError,
+            MemoryLimitError,
             LockedError,
             ReadOnlyError,
             StorageError,
@@ -89,6 +93,8 @@ def status_of(error: Exception) -> Status | None:
         )
     if isinstance(error, DeadlinePassedError):
         return Status(_Code.DEADLINE_EXCEEDED, "the deadline passed before the request's turn had come")
+    if isinstance(error, MemoryLimitError):
+        return _embedded(_Code.RESOURCE_EXHAUSTED, error, _shortened(str(error)))
     if isinstance(error, MemoryError):
         return Status(_Code.RESOURCE_EXHAUSTED, "the server has not enough memory for this request")
     return _status_of_collection(error)
@@ -107,7 +113,7 @@ def refusal_of(error: Exception) -> str | None:
 
 def _status_of_collection(error: Exception) -> Status | None:
     """Messages of most of these name folders of the server, no business of callers: others take their place."""
-    if isinstance(error, UnknownCollectionError | UnknownIdError):
+    if isinstance(error, UnknownCollectionError | UnknownIdError | UnknownSessionError):
         return _embedded(_Code.NOT_FOUND, error, _shortened(str(error)))
     if isinstance(error, CollectionExistsError):
         return _embedded(_Code.ALREADY_EXISTS, error, _shortened(str(error)))

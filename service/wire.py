@@ -53,8 +53,11 @@ def to_tensor(values: ArrayLike, name: str) -> tensor_pb2.Tensor:
         The dtype has no code on the wire.
     """
     array = np.asarray(values)
-    wire_dtype = array.dtype.newbyteorder("<")
+    wire_dtype = array.dtype
     code = _CODES.get(wire_dtype)
+    if code is None:
+        wire_dtype = wire_dtype.newbyteorder("<")
+        code = _CODES.get(wire_dtype)
     if code is None:
         raise DtypeError(f"{name}: expected bool, integers or float16, float32, float64, got dtype {array.dtype}")
     data = array.astype(wire_dtype, copy=False).tobytes()
@@ -81,11 +84,11 @@ def from_tensor(tensor: tensor_pb2.Tensor, name: str, ndim: tuple[int, ...]) -> 
     dtype = _WIRE_DTYPES.get(tensor.dtype)
     if dtype is None:
         raise InvalidArgumentError(f"{name}.dtype: expected one of {_dtype_names()}, got {tensor.dtype}")
-    if len(tensor.shape) not in ndim:
-        expected = " or ".join(map(str, ndim))
-        raise InvalidArgumentError(f"{name}.shape: expected {expected} axes, got {len(tensor.shape)}")
     shape = tuple(tensor.shape)
-    if any(axis > MAX_AXIS for axis in shape):
+    if len(shape) not in ndim:
+        expected = " or ".join(map(str, ndim))
+        raise InvalidArgumentError(f"{name}.shape: expected {expected} axes, got {len(shape)}")
+    if max(shape, default=0) > MAX_AXIS:
         raise InvalidArgumentError(f"{name}.shape: expected no axis above {MAX_AXIS}, got {list(shape)}")
     data = tensor.data
     expected_bytes = prod(shape) * dtype.itemsize
@@ -96,7 +99,7 @@ def from_tensor(tensor: tensor_pb2.Tensor, name: str, ndim: tuple[int, ...]) -> 
     if dtype.kind == "b" and data.strip(b"\x00\x01"):
         raise InvalidArgumentError(f"{name}.data: expected bytes 0 and 1 for bool, got others")
     array = np.frombuffer(data, dtype=dtype).reshape(shape)
-    return array.astype(dtype.newbyteorder("="), copy=False)
+    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 
 def _dtype_names() -> str:

@@ -160,7 +160,7 @@ class Estimator(ABC):
         return estimate(head, queries, choices, self.samples)
 
 
-def exact_tokens(n: int, sink: int = 16, local: int = 128) -> Positions:
+def exact_tokens(n: int, sink: int = 4, local: int = 16) -> Positions:
     """Positions of the first `sink` and the last `local` of n tokens, ascending."""
     first = min(check_count(sink, "sink", least=0), n)
     return np.concatenate([np.arange(first), np.arange(max(first, n - check_count(local, "local", least=0)), n)])

@@ -23,7 +23,8 @@ from nearhash.kernels.reference_attention import priority_sample, uniforms, weig
 
 LEAST_SAMPLE = 32
 """Tokens of a sample at least, where an error is wished for: fewer tell nothing of their own."""
-_DENSE_AT = 0.5  # share of the tokens from which on all of them are read rather than a larger sample
+DENSE_AT = 0.5
+"""Share of the tokens from which on all of them are read rather than a larger sample."""
 _MARGIN = 1.3  # by which a sample is made larger than its variance asks for, as that is an estimate itself
 
 
@@ -89,15 +90,20 @@ class Priority(Estimator):
             return super()._attend(head, index, queries, always, rest, budget, key)
         shares, wanted = self._weights(head, queries, rest), max(budget, LEAST_SAMPLE)
         while True:
-            if wanted < len(rest) and len(always) + wanted >= _DENSE_AT * head.n:
+            if wanted < len(rest) and len(always) + wanted >= DENSE_AT * head.n:
                 wanted = len(rest)
             result = estimate(head, queries, [_sample(always, rest, shares, wanted, key)], True)
             # No token with p < 1, yet not all read: the sample tells nothing, and the error is NaN.
             excess = float(normal_quantile(self.delta) * result.error.max(initial=0.0) / self.eps)
             if excess <= 1 or wanted >= len(rest):
                 return result
-            growth = excess**2 * _MARGIN if math.isfinite(excess) else 2.0
-            wanted = min(len(rest), math.ceil(wanted * max(growth, 2.0)))
+            wanted = min(len(rest), enlarged(wanted, excess))
+
+
+def enlarged(budget: int, excess: float) -> int:
+    """Tokens of the next sample, where the error of one of `budget` was `excess` times too great: at least twice."""
+    growth = excess**2 * _MARGIN if math.isfinite(excess) else 2.0
+    return math.ceil(budget * max(min(growth, 2.0**31), 2.0))
 
 
 def _sample(always: Positions, rest: Positions, shares: Floats, budget: int, key: int) -> Choice:

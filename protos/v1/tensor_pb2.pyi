@@ -21,6 +21,7 @@ class Dtype(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DTYPE_INT64: _ClassVar[Dtype]
     DTYPE_UINT64: _ClassVar[Dtype]
     DTYPE_BOOL: _ClassVar[Dtype]
+    DTYPE_BFLOAT16: _ClassVar[Dtype]
 DTYPE_UNSPECIFIED: Dtype
 DTYPE_FLOAT32: Dtype
 DTYPE_FLOAT64: Dtype
@@ -34,6 +35,7 @@ DTYPE_UINT32: Dtype
 DTYPE_INT64: Dtype
 DTYPE_UINT64: Dtype
 DTYPE_BOOL: Dtype
+DTYPE_BFLOAT16: Dtype
 
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "data")

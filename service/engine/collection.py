@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from nearhash.errors import (
     ClosedError,
     CollectionExistsError,
+    CorruptCollectionError,
     InvalidArgumentError,
     NearhashError,
     ReadOnlyError,
@@ -501,7 +502,7 @@ class Collection:
     def _point(self, connection: Any, row: int, vectors: bool, payloads: bool) -> Point:
         stored = self._store.point(connection, row)
         if stored is None:
-            raise UnknownCollectionError(f"{self._folder}: row {row} is missing")
+            raise CorruptCollectionError(f"{self._folder}: an id leads to row {row}, which is missing")
         vector = self._store.vectors(connection, np.array([row]))[0] if vectors else None
         return Point(stored.id, self._labels_of(stored), _parsed(stored.payload) if payloads else None, vector)
 

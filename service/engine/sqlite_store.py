@@ -79,7 +79,7 @@ def speaking_of(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _translated(error, path) from error
-    except OverflowError as error:  # an integer beyond int64, which only damage makes
+    except (OverflowError, UnicodeDecodeError) as error:  # an integer beyond int64, no text: only damage makes them
         raise CorruptCollectionError(f"{path}: {error}") from error
 
 

@@ -13,11 +13,31 @@ from numpy.typing import NDArray
 
 _HEADER, _FRAME_HEADER = 32, 24
 _MAGIC = (0x377F0682, 0x377F0683)
+_FLIPPED = 3  # bits of 64 by which a frame's salts may differ from the run's: those of another run differ by a dozen
 
 
 def committed_frames(path: Path) -> NDArray[np.int64]:
     """Numbers, from 1, of the frames that end a commit of the log's present run, whether or not they are intact."""
-    none = np.empty(0, np.int64)
+    words = _frames(path)
+    ends: NDArray[np.int64] = words[words[:, 2] > 0, 0]
+    return ends
+
+
+def lost_commits(path: Path, recovered_frames: int) -> int:
+    """How many acknowledged commits SQLite gave up: those behind its last frame, but for one torn by a crash."""
+    words = _frames(path)
+    behind = words[words[:, 0] > recovered_frames]
+    (ends,) = np.nonzero(behind[:, 2])
+    if not len(ends):
+        return 0
+    # A commit has each page once. Where the frame that ended one is damaged as well, its pages come again.
+    _, times = np.unique(behind[: ends[-1] + 1, 1], return_counts=True)
+    return max(len(ends), int(times.max())) - 1
+
+
+def _frames(path: Path) -> NDArray[np.int64]:
+    """Frames of the present run (n, 3): number, page, and pages of the file after the commit that it ends, or 0."""
+    none = np.empty((0, 3), np.int64)
     if not path.exists() or path.stat().st_size < _HEADER + _FRAME_HEADER:
         return none
     raw = np.memmap(path, np.uint8, mode="r")
@@ -28,19 +48,14 @@ def committed_frames(path: Path) -> NDArray[np.int64]:
         page = 4096
     step = _FRAME_HEADER + page
     count = (len(raw) - _HEADER) // step
-    frames = raw[_HEADER : _HEADER + count * step].reshape(count, step)[:, :_FRAME_HEADER]
-    words = np.ascontiguousarray(frames).view(">u4")  # page number, pages after the commit or 0, salts, checksums
     if not count:
         return none
-    salts = header[4:6] if intact else words[0, 2:4]
-    same_run = (words[:, 2] == salts[0]) & (words[:, 3] == salts[1])
-    return np.flatnonzero(same_run & (words[:, 1] > 0)) + 1
-
-
-def lost_commits(path: Path, recovered_frames: int) -> int:
-    """How many acknowledged commits SQLite gave up: those behind its last frame, but for one torn by a crash."""
-    behind = int((committed_frames(path) > recovered_frames).sum())
-    return max(0, behind - 1)
+    frames = np.array(raw[_HEADER : _HEADER + count * step].reshape(count, step)[:, :_FRAME_HEADER])
+    salts = raw[16:24] if intact else frames[0, 8:16]
+    differing = np.unpackbits(frames[:, 8:16] ^ salts, axis=1).sum(axis=1)
+    words = frames[:, :8].view(">u4").astype(np.int64)  # page number, pages after the commit
+    numbered: NDArray[np.int64] = np.column_stack([np.arange(1, count + 1), words])[differing <= _FLIPPED]
+    return numbered
 
 
 def recovered_frames(index: Path) -> int:

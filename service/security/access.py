@@ -44,6 +44,17 @@ _ACTIONS: dict[str, dict[str, Action]] = {
         "CreateDocuments": "admin",
         "DropDocuments": "admin",
     },
+    "nearhash.v1.AttentionService": {  # a session belongs to a key, no collection: grants say nothing about it
+        "Attend": "read",
+        "Retrieve": "read",
+        "Stats": "read",
+        "CreateSession": "write",
+        "AppendKV": "write",
+        "Fork": "write",
+        "Truncate": "write",
+        "Free": "write",
+        "Renew": "write",
+    },
     "grpc.health.v1.Health": {"List": "read"},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": "read"},
     "grpc.reflection.v1.ServerReflection": {"ServerReflectionInfo": "read"},
@@ -54,17 +65,20 @@ OPEN_METHODS = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Healt
 """Need no key: orchestrators and load balancers have none, and learn nothing here but whether the server is up."""
 
 
+_EVERYTHING = ("*",)
+
+
 @dataclass(frozen=True)
 class Principal:
     """Somebody who has a key: name, role, and the collections it is for (names, prefixes such as "team-*", or "*")."""
 
     name: str
     role: Action
-    grants: tuple[str, ...] = ("*",)
+    grants: tuple[str, ...] = _EVERYTHING
 
     def granted(self, collection: str) -> bool:
         """Whether the key is for a collection of that name."""
-        return any(
+        return self.grants == _EVERYTHING or any(
             collection.startswith(grant[:-1]) if grant.endswith("*") else collection == grant for grant in self.grants
         )
 

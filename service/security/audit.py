@@ -76,6 +76,7 @@ class AuditLog:
         deleted: int | None = None,
         request_id: str = "",
         reason: str = "",
+        session: str = "",
     ) -> None:
         """Record what came of a call. Never waits, never fails.
 
@@ -97,6 +98,8 @@ class AuditLog:
             As the caller chose it.
         reason
             Why it was refused.
+        session
+            The beginning of a session's id.
         """
         document = {
             "time": _now(),
@@ -110,6 +113,8 @@ class AuditLog:
             "request_id": request_id[:_LONGEST],
             "reason": reason[:_LONGEST],
         }
+        if session:
+            document["session"] = session[:_LONGEST]
         # JSON escapes what would end a line. No field should hold a key, but callers make mistakes.
         line = _TOKEN.sub(f"{TOKEN_PREFIX}...", json.dumps(document))
         with self._changed:

@@ -92,6 +92,13 @@ class UnknownCollectionError(NearhashError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class UnknownSessionError(NearhashError, KeyError):
+    """There is no session of that id: it was freed, its lease has run out, or it belongs to another key."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
 class CollectionExistsError(NearhashError, ValueError):
     """There is a collection, or a snapshot, of that name already."""
 

@@ -133,14 +133,14 @@ def test_vattention_enlarges_its_sample_to_what_the_denominator_asks_for():
     exact = make_estimator("dense").attend(head, queries, 0).lse
     for step in range(200):
         key = int(sampling_key(3, step, 0, 0))
-        got = make_estimator("vattention", eps=0.1).attend(head, queries, 160, exact_tokens(2000), key)
+        got = make_estimator("vattention", eps=0.1).attend(head, queries, 160, exact_tokens(2000, 16, 128), key)
         missed += abs(np.exp(got.lse[0] - exact[0]) - 1) > 0.1
         reads.append(got.reads)
     assert missed / 200 <= 0.12
     assert 304 <= min(reads) < max(reads) < 2000
     # Shares of the tail, as the sample would have them at its size: b = (z sigma m / (eps D))^2.
     shares = masses(head, queries)[0]
-    rest = np.setdiff1d(np.arange(2000), exact_tokens(2000))
+    rest = np.setdiff1d(np.arange(2000), exact_tokens(2000, 16, 128))
     top = rest[np.argsort(-head.logits(queries)[0, rest])[:80]]
     tail = shares[np.setdiff1d(rest, top)]
     assert np.median(reads) == pytest.approx(144 + 80 + (1.6449 * tail.std() * len(tail) / 0.1) ** 2, rel=0.3)

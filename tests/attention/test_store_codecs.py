@@ -63,7 +63,7 @@ def test_threads_pieces_and_forks_change_no_bit(data, codec):
         one.append(keys[:, step : step + 150], values[:, step : step + 150])
         for i in range(150):
             two.append(keys[:, step + i : step + i + 1], values[:, step + i : step + i + 1])
-    assert one.info()["coded"] == COUNT + 300 - 128
+    assert one.info()["coded"] == COUNT + 300 - 16
 
 
 @pytest.mark.parametrize("codec", CODECS)

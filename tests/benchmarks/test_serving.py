@@ -38,7 +38,7 @@ def test_what_is_measured(folder):
     for one in document["batches"]:
         assert one["effort"]["recall"] >= serving.TARGET
         assert one["ratio"] == pytest.approx(one["rounds"]["grpc"][0] / one["rounds"]["embedded"][0], rel=1e-3)
-    assert [one["in_flight"] for one in document["single"]["closed"]] == [8, 16, 32]
+    assert [one["in_flight"] for one in document["single"]["closed"]] == [8, 16, 32, 64]
     half = document["single"]["half"]
     best = max(one["per_second"] for one in document["single"]["closed"])
     assert half["rate"] == pytest.approx(best / 2, rel=1e-3)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import nearhash as nh
 from nearhash.protos.v1 import (
+    attention_pb2_grpc,
     collections_pb2,
     collections_pb2_grpc,
     documents_pb2_grpc,
@@ -129,6 +130,7 @@ class Stubs(NamedTuple):
     collections: collections_pb2_grpc.CollectionServiceStub
     hashes: hashes_pb2_grpc.HashServiceStub
     documents: documents_pb2_grpc.DocumentServiceStub
+    attention: attention_pb2_grpc.AttentionServiceStub
 
     def create(self, name: str, **settings: Any) -> None:
         complete = {"dim": DIM, "metric": "l2", **settings}
@@ -161,6 +163,7 @@ def serving(folder: Path, config: ServerConfig | None = None, index: nh.FlatInde
             collections_pb2_grpc.CollectionServiceStub(channel),
             hashes_pb2_grpc.HashServiceStub(channel),
             documents_pb2_grpc.DocumentServiceStub(channel),
+            attention_pb2_grpc.AttentionServiceStub(channel),
         )
 
 

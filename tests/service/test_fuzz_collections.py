@@ -1,6 +1,7 @@
 """Random and mutated requests to every method of collections: refused or answered, without traces, and nothing hurt."""
 
 import json
+from unittest import mock
 
 import grpc
 import numpy as np
@@ -9,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearhash.hashing import MinHash
-from nearhash.protos.v1 import collections_pb2, documents_pb2, hashes_pb2, points_pb2, search_pb2, tensor_pb2
+from nearhash.protos.v1 import (
+    attention_pb2,
+    collections_pb2,
+    documents_pb2,
+    hashes_pb2,
+    points_pb2,
+    search_pb2,
+    tensor_pb2,
+)
 from nearhash.service.hash_wire import to_sketches
 from nearhash.service.points_wire import to_ids, to_labels
 from nearhash.service.wire import to_tensor
@@ -43,7 +52,12 @@ METHODS = {
     "/nearhash.v1.DocumentService/DeleteDocuments": documents_pb2.DeleteDocumentsRequest,
     "/nearhash.v1.DocumentService/FindDuplicates": documents_pb2.FindDuplicatesRequest,
     "/nearhash.v1.DocumentService/CheckAndAdd": documents_pb2.CheckAndAddRequest,
+    **{
+        f"/nearhash.v1.AttentionService/{name}": getattr(attention_pb2, method.input_type.name)
+        for name, method in attention_pb2.DESCRIPTOR.services_by_name["AttentionService"].methods_by_name.items()
+    },
 }
+SESSION = "the one that there is"
 SKETCHES = to_sketches(MinHash(seed=1).sketch_texts(["a b c", "d e f"]))
 
 filters = st.recursive(
@@ -91,6 +105,53 @@ sketch_settings = st.builds(
     ngram=st.sampled_from([0, 1, 5, 2**32 - 1]),
     unit=st.sampled_from(["", "char", "x"]),
 )
+
+
+@st.composite
+def heads(draw: st.DrawFn, axes: tuple[int, ...] | None = None) -> tensor_pb2.Tensor:
+    """Keys, values or queries of the session, some of which are none."""
+    shape = draw(st.sampled_from([[2, 2, 8], [2, 8], [1, 2, 8], [2, 0, 8]] if axes is None else [axes]))
+    dtype = draw(st.sampled_from([np.float32, np.float16, np.int8]))
+    fill = 1 if dtype is np.int8 else draw(st.sampled_from([0.0, 1.0, 1.0, 1.0, np.nan, 1e4]))
+    return to_tensor(np.full(shape, fill, dtype), "")
+
+
+@st.composite
+def readings(draw: st.DrawFn) -> attention_pb2.Reading:
+    names = st.sampled_from(["eps", "delta", "temperature", "floor", "heavy", "oracle", "shared", "threads", "x", ""])
+    values = st.one_of(
+        st.builds(attention_pb2.ReadingOption, real=st.floats()),
+        st.builds(attention_pb2.ReadingOption, integer=st.integers(-(2**63), 2**63 - 1)),
+        st.builds(attention_pb2.ReadingOption, flag=st.booleans()),
+        st.builds(attention_pb2.ReadingOption),
+    )
+    budgets = [
+        {},
+        {},
+        {},
+        {"count": 3},
+        {"count": 1},
+        {"share": 0.5},
+        {"share": 1.0},
+        {"count": 2**64 - 1},
+        {"share": np.nan},
+        {"count": 0},
+    ]
+    return attention_pb2.Reading(
+        estimator=draw(st.sampled_from(["", "", "dense", "uniform", "vattention", "topk_oracle", "magicpig", "x"])),
+        sink=draw(small),
+        local=draw(small),
+        scale=draw(st.sampled_from([None, None, None, 0.3, 1.0, np.nan, 1e300, -1.0])),
+        options=draw(st.just({}) | st.dictionaries(names, values, max_size=2)),
+        **draw(st.sampled_from(budgets)),
+    )
+
+
+small = st.integers(0, 5) | st.integers(0, 2**32 - 1)
+sessions = st.sampled_from([SESSION, SESSION, SESSION, "", "x"]) | st.text(max_size=8)
+asked = st.builds(
+    attention_pb2.Asked, session=sessions, layer=st.integers(0, 3), queries=heads((2, 8)) | heads(), step=small
+)
 MESSAGES = {  # by kind
     "CollectionSettings": st.builds(
         collections_pb2.CollectionSettings,
@@ -113,6 +174,17 @@ MESSAGES = {  # by kind
     | st.builds(documents_pb2.Documents, sketches=sketches),
     "Sets": st.builds(hashes_pb2.Sets, indptr=tensors(), tokens=tensors()),
     "Texts": texts,
+    "SessionSettings": st.builds(
+        attention_pb2.SessionSettings,
+        layers=st.integers(0, 3) | st.integers(0, 2**32 - 1),
+        kv_heads=st.integers(0, 3) | st.integers(0, 2**32 - 1),
+        head_dim=st.sampled_from([8, 8, 8, 0, 4, 2**32 - 1]),
+        codec=st.sampled_from(["", "", "lvq4", "x"]),
+        dtype=st.sampled_from(["", "", "float32", "x"]),
+        seed=st.integers(0, 2**64 - 1),
+    ),
+    "Reading": readings(),
+    "Asked": asked,
 }
 VALUES = {
     "collection": names,
@@ -136,7 +208,17 @@ VALUES = {
     "limit": st.integers(0, 5) | st.integers(0, 2**32 - 1),
     "bits": st.sampled_from([0, 8, 12, 256, 2**20]),
     "seed": st.integers(0, 2**64 - 1),
+    "session": sessions,
+    "layer": st.integers(0, 3) | st.integers(0, 2**32 - 1),
+    "start": st.integers(0, 6) | st.integers(0, 2**64 - 1),
+    "length": st.integers(0, 6) | st.integers(0, 2**64 - 1),
+    "keys": heads((2, 2, 8)) | heads() | tensors(),
+    "values": heads((2, 2, 8)) | heads(),
+    "lease": st.sampled_from([0.0, 0.0, 0.0, 100.0, 100.0, -1.0, 1e300, np.nan, np.inf]),
+    "memory_limit": st.sampled_from([0, 0, 1, 2**20, 2**64 - 1]),
+    "step": small,
 }
+REPEATED = {"asked"}
 # These change what other requests find.
 KEPT = {"DropCollection", "RestoreCollection", "CreateCollection", "CreateDocuments", "DropDocuments"}
 
@@ -149,18 +231,42 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes]:
     for field in kind.DESCRIPTOR.fields:
         kind_of_field = field.message_type.name if field.message_type is not None else ""
         if kind_of_field in MESSAGES and draw(st.integers(0, 3)):
-            fields[field.name] = draw(MESSAGES[kind_of_field])
+            value = MESSAGES[kind_of_field]
+            fields[field.name] = draw(st.lists(value, max_size=3) if field.name in REPEATED else value)
         elif field.name in VALUES and draw(st.integers(0, 3)):
             fields[field.name] = draw(VALUES[field.name])
         elif field.type == field.TYPE_BOOL:
             fields[field.name] = draw(st.booleans())
     request = kind(**fields)
+    if kind is attention_pb2.FreeRequest and request.session == SESSION:
+        request.session = "another"
     if method.rpartition("/")[2] in KEPT and request.name == "c":
         request.name = "d"
     return method, request.SerializeToString()
 
 
+TOKENS = to_tensor(np.ones((2, 2, 8), np.float32), "")
 GOOD = [
+    (
+        "/nearhash.v1.AttentionService/AppendKV",
+        attention_pb2.AppendKVRequest(session=SESSION, layer=1, keys=TOKENS, values=TOKENS),
+    ),
+    (
+        "/nearhash.v1.AttentionService/Attend",
+        attention_pb2.AttendRequest(
+            asked=[attention_pb2.Asked(session=SESSION, queries=to_tensor(np.ones((4, 8)), ""), step=3)],
+            reading=attention_pb2.Reading(
+                count=3, sink=1, local=1, options={"eps": attention_pb2.ReadingOption(real=0.1)}
+            ),
+        ),
+    ),
+    (
+        "/nearhash.v1.AttentionService/Retrieve",
+        attention_pb2.RetrieveRequest(
+            asked=[attention_pb2.Asked(session=SESSION, queries=to_tensor(np.ones((2, 8), np.float32), ""))] * 2,
+            reading=attention_pb2.Reading(share=0.5, sink=0, local=1, scale=0.5),
+        ),
+    ),
     (
         "/nearhash.v1.PointService/Upsert",
         points_pb2.UpsertRequest(
@@ -238,6 +344,10 @@ def attacked(tmp_path_factory, serve_folder):
         stubs.create("c", dim=DIM, labels=["year"])
         stubs.upsert("c", [1, 2, "a"], np.eye(3, DIM, dtype=np.float32), payloads=[b'{"a": 1}', b"", b"{}"])
         stubs.database.documents.create("c", False, {"threshold": 0.7}).upsert([1], ["a b c"])
+        settings = attention_pb2.SessionSettings(layers=2, kv_heads=2, head_dim=8)
+        with mock.patch("nearhash.service.sessions.registry.secrets.token_hex", return_value=SESSION):
+            stubs.attention.CreateSession(attention_pb2.CreateSessionRequest(settings=settings), timeout=60)
+        stubs.attention.AppendKV(attention_pb2.AppendKVRequest(session=SESSION, keys=TOKENS, values=TOKENS), timeout=20)
         yield stubs
 
 
@@ -277,3 +387,5 @@ def test_the_server_is_alive_and_its_files_are_where_they_belong(attacked):
     assert {path.name for path in attacked.database.root.iterdir()} <= {"collections", "documents", "snapshots"}
     assert attacked.database.get("c").state == "ok"
     assert attacked.database.documents.get("c").state == "ok"
+    stats = attacked.attention.Stats(attention_pb2.StatsRequest(session=SESSION), timeout=20)
+    assert stats.caller_sessions >= 1

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2
 
-from nearhash.protos.v1 import collections_pb2, documents_pb2, hashes_pb2, points_pb2, search_pb2, tensor_pb2
+from nearhash.protos.v1 import (
+    attention_pb2,
+    collections_pb2,
+    documents_pb2,
+    hashes_pb2,
+    points_pb2,
+    search_pb2,
+    tensor_pb2,
+)
 
 protoc = pytest.importorskip("grpc_tools.protoc")
 
@@ -14,6 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MODULES = {
     f"nearhash/protos/v1/{name}.proto": module
     for name, module in (
+        ("attention", attention_pb2),
         ("collections", collections_pb2),
         ("documents", documents_pb2),
         ("hashes", hashes_pb2),

@@ -14,7 +14,7 @@ import pytest
 import nearhash as nh
 from nearhash.errors import ServiceError
 from nearhash.protos.v1 import search_pb2, search_pb2_grpc
-from nearhash.service.admission import AdmissionQueue, DeadlinePassedError
+from nearhash.service.admission import AdmissionQueue, DeadlinePassedError, QueueFullError, _Taken
 from nearhash.service.background import running_server
 from nearhash.service.calls import Calls
 from nearhash.service.catalog import Catalog
@@ -81,7 +81,7 @@ def test_the_client_raises_resource_exhausted(scripted, gate):
         held.start()
         assert gate.entered.acquire(timeout=10)
         with pytest.raises(ServiceError, match="max_pending") as failure:
-            client.search(np.zeros(4), timeout=0.2)  # it comes again as it is told, while its time allows
+            client.search(np.zeros(4), timeout=1.0)  # it comes again as it is told, while its time allows
         assert failure.value.code == "RESOURCE_EXHAUSTED"
         assert client.info()["kind"] == "scripted"  # questions about the server need no place
         gate.open.set()
@@ -152,6 +152,38 @@ def test_the_queue_drops_a_job_whose_deadline_has_passed():
         assert not ran
         assert queue.pending == 0
         queue.close()
+
+    asyncio.run(run())
+
+
+def test_what_would_come_too_late_is_refused_before_it_takes_a_place(gate):
+    async def run() -> None:
+        queue = AdmissionQueue(workers=2, max_pending=100)
+        held = [asyncio.ensure_future(queue.run(lambda: gate(None), deadline=None)) for _ in range(9)]
+        await asyncio.sleep(0)
+        queue._mean_seconds = 10.0
+        with pytest.raises(QueueFullError, match=r"^deadline: .* and 9 before it take 50.000 s, or") as refused:
+            await queue.run(lambda: None, deadline=time.monotonic() + 99)
+        assert (refused.value.reason, refused.value.retry_after) == ("too_late", 22.5)
+        assert queue.pending == 9
+        later = [asyncio.ensure_future(queue.run(lambda: 5, deadline)) for deadline in (time.monotonic() + 130, None)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        assert await asyncio.gather(*later) == [5, 5]
+        await asyncio.gather(*held)
+        queue.close()
+
+    asyncio.run(run())
+
+
+def test_one_long_job_does_not_make_all_look_long():
+    async def run() -> None:
+        queue = AdmissionQueue(workers=1, max_pending=1)
+        queue._finish([], _Taken(0.0, 1, 3600.0, 0))
+        assert 0.01 < queue._mean_seconds < 0.02
+        for _ in range(200):
+            queue._finish([], _Taken(0.0, 1, 3600.0, 0))
+        assert queue._mean_seconds > 1000
 
     asyncio.run(run())
 

@@ -19,6 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nearhash.errors import InvalidArgumentError, ServiceError
 from nearhash.protos.v1 import (
+    attention_pb2,
+    attention_pb2_grpc,
     collections_pb2,
     collections_pb2_grpc,
     documents_pb2,
@@ -47,10 +49,14 @@ class Caller(NamedTuple):
     points: points_pb2_grpc.PointServiceStub
     collections: collections_pb2_grpc.CollectionServiceStub
     documents: documents_pb2_grpc.DocumentServiceStub
+    sessions: attention_pb2_grpc.AttentionServiceStub
     key: tuple[tuple[str, str], ...]
 
     def call(self, method, request):
         return method(request, timeout=20, metadata=self.key)
+
+    def attention(self, method: str, **fields):
+        return self.call(getattr(self.sessions, method), getattr(attention_pb2, f"{method}Request")(**fields))
 
     def is_reader(self) -> bool:
         info = self.call(self.search.GetInfo, search_pb2.GetInfoRequest(collection="c"))
@@ -72,6 +78,7 @@ class Process(NamedTuple):
             points_pb2_grpc.PointServiceStub(channel),
             collections_pb2_grpc.CollectionServiceStub(channel),
             documents_pb2_grpc.DocumentServiceStub(channel),
+            attention_pb2_grpc.AttentionServiceStub(channel),
             (("authorization", f"Bearer {self.keys[role]}"),),
         )
 
@@ -181,6 +188,25 @@ def test_documents_are_the_same_for_every_process(callers):
         check = documents_pb2.CheckAndAddRequest(collection="texts", ids=to_ids([number]), documents=texts)
         added.append(caller.call(caller.documents.CheckAndAdd, check).added.data)
     assert added == [b"\1"] + [b"\0"] * (len(callers) - 1)
+
+
+@linux
+def test_sessions_are_the_same_for_every_process(callers):
+    settings = attention_pb2.SessionSettings(kv_heads=1, head_dim=8)
+    made = callers[0].attention("CreateSession", settings=settings)
+    tokens = to_tensor(np.ones((1, 1, 8), np.float32), "")
+    for number, caller in enumerate(callers):
+        appended = caller.attention("AppendKV", session=made.session, start=number, keys=tokens, values=tokens)
+        assert appended.tokens == number + 1
+        asked = attention_pb2.Asked(session=made.session, queries=to_tensor(np.ones((1, 8)), ""))
+        (found,) = caller.attention("Attend", asked=[asked]).results
+        assert np.frombuffer(found.reads.data, "<i8").tolist() == [number + 1]
+    callers[-1].attention("Free", session=made.session)
+    for caller in callers:
+        with pytest.raises(grpc.RpcError) as failure:
+            caller.attention("Fork", session=made.session)
+        assert failure.value.code() is CODE.NOT_FOUND
+        assert dict(failure.value.trailing_metadata())["nearhash-error"] == "UnknownSessionError"
 
 
 @linux

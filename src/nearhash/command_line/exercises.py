@@ -26,8 +26,11 @@ TEXTS = ["one two three four five six seven", "one two three four five six eight
 def exercises() -> Iterator[Callable[[], None]]:
     """Steps which together call every kernel with every combination of types that the indexes use."""
     import nearhash as nh
+    from nearhash.attention.codes import CODECS
+    from nearhash.attention.warming import warm
     from nearhash.hashing.minhash import METHODS
     from nearhash.index.flat import DTYPES
+    from nearhash.kernels.attention_rows import ROWS
 
     settings: dict[str, Any]
     for metric in ("l2", "ip", "cosine"):
@@ -48,6 +51,10 @@ def exercises() -> Iterator[Callable[[], None]]:
     for method in METHODS:
         yield partial(sketch, method)
     yield from (hash_vectors, search_sets, search_bits, deduplicate)
+    for dtype in ROWS:
+        yield partial(warm, "lvq4", dtype)
+    for codec in CODECS:
+        yield partial(warm, codec, "float32")
 
 
 def exercise(make: Callable[[], Any]) -> None:

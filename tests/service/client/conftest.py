@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 import nearhash as nh
-from nearhash.protos.v1 import collections_pb2, documents_pb2, points_pb2, search_pb2
+from nearhash.protos.v1 import attention_pb2, collections_pb2, documents_pb2, points_pb2, search_pb2
 from nearhash.service.engine.results import Point
 from nearhash.service.points_wire import to_points
 
@@ -32,7 +32,7 @@ class Blocking:
             return lambda *args, **options: self._blocking(self._wait(value(*args, **options)))
         if name == "scroll":
             return lambda *args, **options: self._iterated(value(*args, **options))
-        if name in ("collection", "documents"):
+        if name in ("collection", "documents", "session"):
             return lambda *args: self._blocking(value(*args))
         return value
 
@@ -109,7 +109,7 @@ class ScriptedServer:
 
     def __enter__(self) -> ScriptedServer:
         self._server = grpc.server(futures.ThreadPoolExecutor(8))
-        for module in (search_pb2, points_pb2, collections_pb2, documents_pb2, health_pb2):
+        for module in (search_pb2, points_pb2, collections_pb2, documents_pb2, attention_pb2, health_pb2):
             for service in module.DESCRIPTOR.services_by_name.values():
                 handlers = {method.name: self._handler(module, method) for method in service.methods}
                 self._server.add_generic_rpc_handlers(

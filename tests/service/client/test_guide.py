@@ -37,6 +37,19 @@ def test_the_examples_of_the_guide_run(tmp_path, monkeypatch, capsys):
     assert printed.endswith("65536 of 100000\n100000 of 100000\n")
 
 
+def test_the_examples_of_the_guide_to_sessions_run(tmp_path):
+    blocks = blocks_of("attention-service.md")
+    assert len(blocks) == 3
+    names = {}
+    with Database(tmp_path) as database, running_server(None, database=database) as address:
+        for block in blocks:
+            exec(block.replace("localhost:50051", address), names)
+        assert names["client"].sessions()["sessions"] == {}
+        names["client"].close()
+    assert names["both"][1].reads.max() <= 2005
+    assert names["step"].reads.tolist() == [195, 195]
+
+
 def test_the_examples_of_the_guide_to_documents_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     embedded, served = blocks_of("documents.md")

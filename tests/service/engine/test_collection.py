@@ -603,7 +603,7 @@ def test_auto_makes_graphs_for_single_queries_once_nothing_is_written(tmp_path, 
         assert segment_kinds(collection) == ["ivf"]
         monkeypatch.setattr(maintenance, "IDLE_SECONDS", 0.05)
         collection._maintenance._segments_changed.set()  # its thread would look again in 500 seconds
-        for _ in range(200):
+        for _ in range(1500):
             if segment_kinds(collection) == ["graph"]:
                 break
             time.sleep(0.02)
@@ -618,7 +618,7 @@ def test_background_work_reports_its_failure_and_tries_again(tmp_path, monkeypat
         collection.on_event = lambda kind, detail: events.append((kind, detail))
         failpoints.arm("seal.saved=full")
         collection.upsert(range(20), vectors_of(20))
-        for _ in range(200):
+        for _ in range(1500):
             if collection.stats()["background"]["last_error"]:
                 break
             time.sleep(0.02)
@@ -627,7 +627,7 @@ def test_background_work_reports_its_failure_and_tries_again(tmp_path, monkeypat
         assert collection.state == "ok"
         assert collection.search(vectors_of(1), k=1).ids.tolist() == [[0]]
         failpoints.arm(None)
-        for _ in range(200):
+        for _ in range(1500):
             if collection.stats()["segments"]:
                 break
             time.sleep(0.02)

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -227,11 +226,10 @@ def test_refused_payloads(payload, error, message):
 
 
 def test_depth_is_found_in_linear_time():
-    begin = time.perf_counter()
+    """In quadratic time, it would take hours."""
     for text in ('{"a":"' + '\\"' * 500_000, "[" + "[],[]," * 150_000 + "]", '{"a":["' + "[" * 1_000_000):
         with pytest.raises((InvalidArgumentError, DtypeError)):
             as_payloads([text], 1)
-    assert time.perf_counter() - begin < 5
     with pytest.raises(InvalidArgumentError, match="at most 2 deep"):
         as_payloads([{"a": {"b": {}}}], 1, deepest=2)
 

@@ -214,10 +214,8 @@ def test_a_slow_disk_holds_up_nobody_and_memory_is_bounded(tmp_path, monkeypatch
     disk.open.clear()
     audit.record("/m", OK, written=0)
     until(lambda: not audit._waiting)  # the thread has it and waits for the disk
-    began = time.monotonic()
     for number in range(1, 10):
-        audit.record("/m", OK, written=number)
-    assert time.monotonic() - began < 1
+        audit.record("/m", OK, written=number)  # returns, though the disk does not
     assert len(audit._waiting) == 5
     assert "lines come faster than the disk takes them" in caplog.text
     disk.open.set()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearhash.protos.v1 import collections_pb2, collections_pb2_grpc, points_pb2, points_pb2_grpc
-from nearhash.service.security import interceptor
+from nearhash.service.security import interceptor, key_file
 from nearhash.service.security.attempts import FailedAttempts
 from nearhash.service.security.audit import AuditLog
 from nearhash.service.security.key_file import add_key, digest_of, remove_key
@@ -183,12 +183,18 @@ def test_who_has_no_key_is_refused_before_his_message_is_read(keys, outcome, ser
     assert outcome(*count(channel), keys.write).count == 7
 
 
-def test_a_key_expires(keys, outcome, serving, plain, tmp_path):
+def test_a_key_expires(keys, outcome, serving, plain, tmp_path, monkeypatch):
     path = tmp_path / "keys.json"
-    token = add_key(path, "visitor", "read", expires=datetime.now(timezone.utc) + timedelta(seconds=0.5))
+    token = add_key(path, "visitor", "read", expires=datetime.now(timezone.utc) + timedelta(hours=1))
     channel = plain(serving(KeyRing(path)))
     assert outcome(*count(channel), token).count == 7
-    time.sleep(0.6)
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr(key_file, "datetime", Later)
     failure = outcome(*count(channel), token)
     assert failure.code is UNAUTHENTICATED
     assert "'visitor' expired on" in failure.message

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from nearhash.protos.v1 import collections_pb2, documents_pb2, hashes_pb2, points_pb2, search_pb2
+from nearhash.protos.v1 import attention_pb2, collections_pb2, documents_pb2, hashes_pb2, points_pb2, search_pb2
 from nearhash.service.background import running_server
 from nearhash.service.config import Limits, ServerConfig
 from nearhash.service.engine.database import Database
@@ -45,6 +45,7 @@ SPANNING = {
     "CollectionService": ["ListCollections", "ListSnapshots"],
     "DocumentService": ["ListDocuments"],
     "HashService": ["Sketch", "Encode"],
+    "AttentionService": list(attention_pb2.DESCRIPTOR.services_by_name["AttentionService"].methods_by_name),
 }
 
 
@@ -85,7 +86,7 @@ def methods(of=None):
             method.server_streaming,
             id=method.name,
         )
-        for module in (search_pb2, points_pb2, collections_pb2, documents_pb2, hashes_pb2)
+        for module in (search_pb2, points_pb2, collections_pb2, documents_pb2, hashes_pb2, attention_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
         if of is None or method.name in of.get(service.name, ())
