@@ -155,10 +155,14 @@ def test_answers_stand_in_the_contexts(name, prose):
 
 def test_tasks_give_the_dense_score_where_all_is_read(model, prose):
     case = task_cases.string_copy(Letters(), 1500, np.random.default_rng(0))
-    case = case._replace(questions=case.questions[:1])
+    said = []
+    question = case.questions[0]._replace(score=lambda text, wanted: float(said.append(text) or len(text)))
+    case = case._replace(questions=[question])
     scores = tasks.ask(model, Letters(), case, {"priority": {"budget": 1.0}}, 1)
     assert list(scores[0]) == ["dense", "priority, question dense", "priority, question sparse"]
     assert len(set(scores[0].values())) == 1
+    assert len(set(said)) == 1
+    assert len(said[0]) == len(question.answer) + 2
     entry = {"task": "string copy", "tokens": 1500, **tasks.summary(scores)}
     document = {"date": "today", "machine": MACHINE, "settings": {"model": "tiny"}, "tasks": [entry]}
     assert "| priority, question sparse |" in evaluation_report.tasks_part(document)
