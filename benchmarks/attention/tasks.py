@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.attention.evaluation_report import tasks_part
+from benchmarks.attention.partial import with_kept
 from benchmarks.attention.smollm import NAME, load_model, load_tokenizer
 from benchmarks.attention.task_cases import TASKS, Case, Question
 from benchmarks.contest import say
@@ -45,13 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", default=".*", help="regular expression of the names of tasks")
     parser.add_argument("--ways", default=".*", help="regular expression of the names of ways to attend")
     parser.add_argument("--threads", type=int, help="one is fastest on a machine that does other work, too")
+    parser.add_argument("--keep", action="store_true", help="keep figures of other contexts that are there")
     parser.add_argument("--report", action="store_true", help="write the table from the figures that are there")
     options = parser.parse_args(arguments)
     ways = {name: way for name, way in WAYS.items() if re.search(options.ways, name)}
     tasks = [name for name in TASKS if re.search(options.tasks, name)]
     path = options.results / "attention-tasks.json"
     if not options.report:
-        write_document(path, run(options.contexts, options.cases, tasks, ways, options.threads))
+        document = run(options.contexts, options.cases, tasks, ways, options.threads)
+        write_document(path, with_kept(path, document, "tasks", ("task", "tokens")) if options.keep else document)
     write_text(path.with_suffix(".md"), tasks_part(read_document(path)))
     return 0
 

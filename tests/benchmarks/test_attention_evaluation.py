@@ -12,8 +12,10 @@ transformers = pytest.importorskip("transformers")
 import nearhash as nh  # noqa: E402
 from benchmarks.attention import evaluation_plot, evaluation_report, generation, perplexity, task_cases, tasks, tensors  # noqa: E402
 from benchmarks.attention.dump import Dump, dump  # noqa: E402
+from benchmarks.attention.partial import with_kept  # noqa: E402
 from benchmarks.attention.side_by_side import SideBySide, step  # noqa: E402
 from benchmarks.attention.text import paragraphs  # noqa: E402
+from benchmarks.record import write_document  # noqa: E402
 from nearhash.attention.decoder import as_options  # noqa: E402
 
 MACHINE = {"cpu": "any", "features": [], "cores": 1, "l3_bytes": None, "system": "any", "python": "3"}
@@ -180,6 +182,18 @@ def test_generation_is_timed_on_the_same_tokens(model):
     contexts = [{"tokens": 200, "contestants": contestants}]
     document = {"date": "today", "machine": MACHINE, "threads": 1, "contexts": contexts, "settings": settings}
     assert "200 tokens, nearhash, priority 5%" in evaluation_report.generation_part(document)
+
+
+def test_entries_of_other_runs_are_kept(tmp_path):
+    path = tmp_path / "file.json"
+    first = {"settings": {"a": 1}, "contexts": [{"tokens": 4, "x": 1}, {"tokens": 8, "x": 1}]}
+    assert with_kept(path, first, "contexts", ("tokens",)) == first
+    write_document(path, first)
+    later = {"settings": {"a": 1}, "contexts": [{"tokens": 4, "x": 2}, {"tokens": 2, "x": 2}]}
+    kept = with_kept(path, later, "contexts", ("tokens",))["contexts"]
+    assert kept == [{"tokens": 2, "x": 2}, {"tokens": 4, "x": 2}, {"tokens": 8, "x": 1}]
+    with pytest.raises(ValueError, match="other settings"):
+        with_kept(path, {**later, "settings": {}}, "contexts", ("tokens",))
 
 
 def test_prose_is_made_of_paragraphs():
