@@ -45,6 +45,7 @@ def _plot(document: Document, path: Path, lines_of: Callable[[Document], Lines],
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     contexts = document["contexts"]
     figure, panels = pyplot.subplots(1, len(contexts), figsize=(5.2 * len(contexts) + 1, 5), dpi=100, squeeze=False)
@@ -58,10 +59,13 @@ def _plot(document: Document, path: Path, lines_of: Callable[[Document], Lines],
                 color=COLOURS[number % len(COLOURS)],
                 marker=MARKERS[number % len(MARKERS)],
                 markersize=5,
-                linewidth=2.4 if name == "priority, lvq4" else 1.1,
+                linewidth=2.4 if name.startswith("priority, lvq4") else 1.1,
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(f"{context['tokens']:,} tokens")
         axes.set_xlabel(across)
         axes.grid(True, which="both", alpha=0.25)

@@ -90,7 +90,8 @@ def perplexity_part(document: Document, image_folder: str) -> str:
 
 {settings["model"]} reads prose densely but for the last {settings["predicted"]} tokens of each piece, which are
 given to it one at a time, all layers but {", ".join(map(str, settings["dense_layers"]))} sampled. Shares are those of
-tokens read, those that are always read included ({read}); "besides": the sample alone has that share, as in the
+tokens read, those that are always read included:
+{read}; "besides": the sample alone has that share, as in the
 prototype that the design was decided by.
 {machine_line(document)}
 

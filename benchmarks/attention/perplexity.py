@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.attention.evaluation_plot import plot_perplexity
 from benchmarks.attention.evaluation_report import perplexity_part
+from benchmarks.attention.partial import with_kept
 from benchmarks.attention.smollm import NAME, load_model
 from benchmarks.contest import say
 from benchmarks.machine import machine_facts
@@ -35,12 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--predicted", type=int, default=PREDICTED, help="tokens of each piece that are predicted")
     parser.add_argument("--ways", default=".*", help="regular expression of the names of those to be measured")
     parser.add_argument("--threads", type=int, help="one is fastest on a machine that does other work, too")
+    parser.add_argument("--keep", action="store_true", help="keep figures of other contexts that are there")
     parser.add_argument("--report", action="store_true", help="write table and plot from the figures that are there")
     options = parser.parse_args(arguments)
     path = options.results / "attention-perplexity.json"
     if not options.report:
         document = run(options.contexts, options.windows, options.predicted, options.ways, options.threads)
-        write_document(path, document)
+        write_document(path, with_kept(path, document, "contexts", ("tokens",)) if options.keep else document)
     document = read_document(path)
     write_text(path.with_suffix(".md"), perplexity_part(document, "."))
     plot_perplexity(document, path.with_suffix(".png"))

@@ -17,6 +17,7 @@ _WORDS = (
     "rabbit saddle ticket umbrella violin window yellow zebra anchor basket castle dragon feather guitar helmet jungle "
     "lemon magnet napkin onion pocket ribbon silver tunnel velvet wagon"
 )
+_COPIED = 12, 16  # words that are given of a sentence, and where what is asked for ends
 _SECRETS = ("pass key", "door code", "locker number", "account number")
 
 
@@ -72,29 +73,26 @@ def multi_key(tokenizer: Any, tokens: int, rng: np.random.Generator) -> Case:
 
 
 def key_value(tokenizer: Any, tokens: int, rng: np.random.Generator) -> Case:
-    """Nothing but pairs of a key of two words and a number."""
-    keys = [f"{first}-{second}" for first in _WORDS.split() for second in _WORDS.split() if first != second]
-    keys = rng.permutation(keys).tolist()
-    lines = [f"{key}: {_digits(rng)}\n" for key in keys]
-    context: list[int] = []
-    used = 0
-    while used < len(lines) and len(context) < tokens - 16:
-        context += _tokens(tokenizer, lines[used])
-        used += 1
-    asked = rng.choice(used, 8, replace=False).tolist()
-    questions = [Question(f"{keys[at]}:", " " + lines[at].split()[1], exact) for at in asked]
-    return Case(context, questions)
+    """A table of forty keys, words, and their values in the midst of prose."""
+    keys = rng.permutation(_WORDS.split())[:40].tolist()
+    values = rng.integers(1000, 10_000, len(keys)).tolist()
+    lines = [f'"{key}": {value},\n' for key, value in zip(keys, values, strict=True)]
+    asked = rng.choice(len(keys), 8, replace=False).tolist()
+    questions = [Question(f'\n"{keys[at]}":', f" {values[at]}", exact) for at in asked]
+    return Case(_planted(tokenizer, tokens, ["\n" + "".join(lines)], rng), questions)
 
 
 def string_copy(tokenizer: Any, tokens: int, rng: np.random.Generator) -> Case:
-    """Lists of words drawn at random, to be written down again from their first words on."""
-    lists = [rng.permutation(_WORDS.split())[:12].tolist() for _ in range(8)]
-    needles = [f"\nList number {at + 1}: {' '.join(words)}.\n" for at, words in enumerate(lists)]
+    """Sentences of the prose, to be written down again from their first words on."""
+    context = _planted(tokenizer, tokens, [], rng)
+    sentences = re.split(r"(?<=\.)\s", tokenizer.decode(context))[1:-1]
+    words = [sentence.split() for sentence in sentences if len(sentence.split()) >= _COPIED[1]]
+    first, last = _COPIED
     questions = [
-        Question(f"\nList number {at + 1}: {' '.join(words[:3])}", " " + " ".join(words[3:9]), words_in_order)
-        for at, words in enumerate(lists)
+        Question("\n" + " ".join(words[at][:first]), " " + " ".join(words[at][first:last]), words_in_order)
+        for at in rng.permutation(len(words))[:8].tolist()
     ]
-    return Case(_planted(tokenizer, tokens, needles, rng), questions)
+    return Case(context, questions)
 
 
 def frequent_words(tokenizer: Any, tokens: int, rng: np.random.Generator) -> Case:
@@ -103,7 +101,7 @@ def frequent_words(tokenizer: Any, tokens: int, rng: np.random.Generator) -> Cas
     weights = np.array([6.0, 5.0, 4.0, *[0.5] * (len(words) - 3)])
     drawn = rng.choice(words, tokens, p=weights / weights.sum()).tolist()
     context = _tokens(tokenizer, "Words: " + " ".join(drawn))[: tokens - 16]
-    prompt = "\nThe three words that are most frequent above are:"
+    prompt = ".\nThe three words that are most frequent in this list are the words"
     return Case(context, [Question(prompt, " " + " ".join(words[:3]), words_in_any_order)])
 
 
@@ -138,6 +136,8 @@ def _planted(tokenizer: Any, tokens: int, needles: Sequence[str], rng: np.random
             break
         room -= len(piece)
         pieces.append(piece)
+    if not planted:
+        return [token for piece in pieces for token in piece]
     for place, needle in sorted(zip(rng.integers(1, len(pieces), len(planted)), planted, strict=True), reverse=True):
         pieces.insert(int(place), needle)
     return [token for piece in pieces for token in piece]

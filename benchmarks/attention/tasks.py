@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.attention.evaluation_report import tasks_part
+from benchmarks.attention.partial import with_kept
 from benchmarks.attention.smollm import NAME, load_model, load_tokenizer
 from benchmarks.attention.task_cases import TASKS, Case, Question
 from benchmarks.contest import say
@@ -31,8 +32,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "priority, simhash, 10%": {"budget": 0.1, "codec": "simhash"},
     "top-k oracle, 5%": {"estimator": "topk_oracle", "budget": 0.05},
     "top-k oracle, 10%": {"estimator": "topk_oracle", "budget": 0.1},
-    "MagicPIG K10 L150": {"estimator": "magicpig"},
-    "MagicPIG K8 L75": {"estimator": "magicpig", "options": {"K": 8, "L": 75}},
+    # With sink and local window as its authors have them.
+    "MagicPIG K10 L150": {"estimator": "magicpig", "sink": 4, "local": 64},
+    "MagicPIG K8 L75": {"estimator": "magicpig", "options": {"K": 8, "L": 75}, "sink": 4, "local": 64},
 }
 
 
@@ -44,13 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", default=".*", help="regular expression of the names of tasks")
     parser.add_argument("--ways", default=".*", help="regular expression of the names of ways to attend")
     parser.add_argument("--threads", type=int, help="one is fastest on a machine that does other work, too")
+    parser.add_argument("--keep", action="store_true", help="keep figures of other contexts that are there")
     parser.add_argument("--report", action="store_true", help="write the table from the figures that are there")
     options = parser.parse_args(arguments)
     ways = {name: way for name, way in WAYS.items() if re.search(options.ways, name)}
     tasks = [name for name in TASKS if re.search(options.tasks, name)]
     path = options.results / "attention-tasks.json"
     if not options.report:
-        write_document(path, run(options.contexts, options.cases, tasks, ways, options.threads))
+        document = run(options.contexts, options.cases, tasks, ways, options.threads)
+        write_document(path, with_kept(path, document, "tasks", ("task", "tokens")) if options.keep else document)
     write_text(path.with_suffix(".md"), tasks_part(read_document(path)))
     return 0
 
@@ -80,7 +84,7 @@ def run(
         "kind": "attention-tasks",
         "date": date.today().isoformat(),
         "machine": machine_facts(),
-        "settings": {"model": NAME, "dense_layers": sorted(DENSE_LAYERS), "sink": 16, "local": 128, "cases": cases},
+        "settings": {"model": NAME, "dense_layers": sorted(DENSE_LAYERS), "cases": cases},
         "tasks": entries,
     }
 

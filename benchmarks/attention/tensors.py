@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.attention.dump import Dump, load_dump
 from benchmarks.attention.evaluation_plot import plot_tensors
 from benchmarks.attention.evaluation_report import tensors_part
+from benchmarks.attention.partial import with_kept
 from benchmarks.attention.smollm import NAME
 from benchmarks.contest import say
 from benchmarks.machine import machine_facts
@@ -46,11 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
     parser.add_argument("--contexts", type=int, nargs="+", default=list(CONTEXTS), help="tokens")
     parser.add_argument("--ways", default=".*", help="regular expression of the names of those to be measured")
+    parser.add_argument("--keep", action="store_true", help="keep figures of other contexts that are there")
     parser.add_argument("--report", action="store_true", help="write table and plot from the figures that are there")
     options = parser.parse_args(arguments)
     path = options.results / "attention-tensors.json"
     if not options.report:
-        write_document(path, run(load_dump(), options.contexts, options.ways))
+        document = run(load_dump(), options.contexts, options.ways)
+        write_document(path, with_kept(path, document, "contexts", ("tokens",)) if options.keep else document)
     document = read_document(path)
     write_text(path.with_suffix(".md"), tensors_part(document, "."))
     plot_tensors(document, path.with_suffix(".png"))

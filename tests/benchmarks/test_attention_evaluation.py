@@ -12,8 +12,10 @@ transformers = pytest.importorskip("transformers")
 import nearhash as nh  # noqa: E402
 from benchmarks.attention import evaluation_plot, evaluation_report, generation, perplexity, task_cases, tasks, tensors  # noqa: E402
 from benchmarks.attention.dump import Dump, dump  # noqa: E402
+from benchmarks.attention.partial import with_kept  # noqa: E402
 from benchmarks.attention.side_by_side import SideBySide, step  # noqa: E402
 from benchmarks.attention.text import paragraphs  # noqa: E402
+from benchmarks.record import write_document  # noqa: E402
 from nearhash.attention.decoder import as_options  # noqa: E402
 
 MACHINE = {"cpu": "any", "features": [], "cores": 1, "l3_bytes": None, "system": "any", "python": "3"}
@@ -44,7 +46,10 @@ def model():
 
 @pytest.fixture
 def prose(monkeypatch):
-    sentences = [f" Sentence {number} says that nothing is to be found here." for number in range(200)]
+    line = "that there is nothing at all to be found here but a few words for copies"
+    words = line.split()
+    rng = np.random.default_rng(0)
+    sentences = [f" Sentence {number} says {' '.join(rng.permutation(words))}." for number in range(200)]
     monkeypatch.setattr(task_cases, "prose", lambda: "".join(sentences))
 
 
@@ -139,6 +144,7 @@ def test_answers_stand_in_the_contexts(name, prose):
     case = task_cases.TASKS[name](Letters(), 3000, np.random.default_rng(1))
     text = Letters().decode(case.context)
     assert 2500 < len(case.context) <= 3000
+    assert case.questions
     for question in case.questions:
         assert question.score(question.answer + " and so on", question.answer) == 1
         assert question.score(" nothing", question.answer) == 0
@@ -151,10 +157,14 @@ def test_answers_stand_in_the_contexts(name, prose):
 
 def test_tasks_give_the_dense_score_where_all_is_read(model, prose):
     case = task_cases.string_copy(Letters(), 1500, np.random.default_rng(0))
-    case = case._replace(questions=case.questions[:1])
+    said = []
+    question = case.questions[0]._replace(score=lambda text, wanted: float(said.append(text) or len(text)))
+    case = case._replace(questions=[question])
     scores = tasks.ask(model, Letters(), case, {"priority": {"budget": 1.0}}, 1)
     assert list(scores[0]) == ["dense", "priority, question dense", "priority, question sparse"]
     assert len(set(scores[0].values())) == 1
+    assert len(set(said)) == 1
+    assert len(said[0]) == len(question.answer) + 2
     entry = {"task": "string copy", "tokens": 1500, **tasks.summary(scores)}
     document = {"date": "today", "machine": MACHINE, "settings": {"model": "tiny"}, "tasks": [entry]}
     assert "| priority, question sparse |" in evaluation_report.tasks_part(document)
@@ -172,6 +182,18 @@ def test_generation_is_timed_on_the_same_tokens(model):
     contexts = [{"tokens": 200, "contestants": contestants}]
     document = {"date": "today", "machine": MACHINE, "threads": 1, "contexts": contexts, "settings": settings}
     assert "200 tokens, nearhash, priority 5%" in evaluation_report.generation_part(document)
+
+
+def test_entries_of_other_runs_are_kept(tmp_path):
+    path = tmp_path / "file.json"
+    first = {"settings": {"a": 1}, "contexts": [{"tokens": 4, "x": 1}, {"tokens": 8, "x": 1}]}
+    assert with_kept(path, first, "contexts", ("tokens",)) == first
+    write_document(path, first)
+    later = {"settings": {"a": 1}, "contexts": [{"tokens": 4, "x": 2}, {"tokens": 2, "x": 2}]}
+    kept = with_kept(path, later, "contexts", ("tokens",))["contexts"]
+    assert kept == [{"tokens": 2, "x": 2}, {"tokens": 4, "x": 2}, {"tokens": 8, "x": 1}]
+    with pytest.raises(ValueError, match="other settings"):
+        with_kept(path, {**later, "settings": {}}, "contexts", ("tokens",))
 
 
 def test_prose_is_made_of_paragraphs():
