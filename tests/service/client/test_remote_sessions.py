@@ -100,7 +100,7 @@ def test_several_sessions_in_one_request(client, session, store):
     assert np.isneginf(found[1].lse).all()
     same(found[2], store.attend(QUERIES[:2], budget=0.3, step=5))
     retrieved = client.retrieve(asked[::2], budget=9)
-    assert [sum(len(one.positions) for one in each) for each in retrieved] == [2 * (9 + 16 + 128)] * 2
+    assert [sum(len(one.positions) for one in each) for each in retrieved] == [2 * (9 + 4 + 16)] * 2
     with pytest.raises(UnknownSessionError, match=r"asked\[1\]"):
         client.attend([(session.id, 0, QUERIES), ("unknown", 0, QUERIES)])
     with pytest.raises(InvalidArgumentError, match="asked: expected at least one"):
