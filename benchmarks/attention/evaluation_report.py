@@ -103,7 +103,7 @@ prototype that the design was decided by.
 def tasks_part(document: Document) -> str:
     """Scores of tasks."""
     tasks = document["tasks"]
-    names = [name for name in tasks[0]["scores"] if name != "dense"]
+    names = [name for name in dict.fromkeys(name for task in tasks for name in task["scores"]) if name != "dense"]
     header = ["attention", *(f"{task['task']}, {task['tokens']:,}" for task in tasks)]
     rows = [["dense", *(f"{task['scores']['dense']:.1f}" for task in tasks)]]
     for name in names:
@@ -122,6 +122,8 @@ attention, answer by answer. Where dense attention scores below 60 a task tells 
 
 
 def _score(task: Document, name: str) -> str:
+    if name not in task["scores"]:
+        return MISSING
     return f"{task['scores'][name]:.1f} ({task['difference_errors'][name]:.1f})"
 
 
