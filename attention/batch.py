@@ -19,6 +19,8 @@ from nearhash.kernels.threads import resolve_threads
 if TYPE_CHECKING:
     from nearhash.attention.store import KVStore
 
+_FEW = 1 << 15  # tokens, of all heads: handing fewer to threads costs more than it saves, beside Torch's that spin
+
 
 def attend_batch(
     stores: Sequence[KVStore],
@@ -41,7 +43,7 @@ def attend_batch(
         One for each sequence, each at most once.
     queries : (b, q_heads, head_dim), or a sequence of (q_heads, head_dim)
     threads : int, optional
-        By default those of the first store.
+        By default those of the first store, and where it has none of its own, one for few tokens, else all cores.
     estimator, budget, sink, local, scale, step, layer, options
         As for `KVStore.attend`, for all of them.
 
@@ -61,7 +63,9 @@ def attend_batch(
         raise InvalidArgumentError(f"queries: expected those of {len(stores)} stores, got {len(queries)}")
     if not stores:
         return []
-    workers = resolve_threads(stores[0]._threads if threads is None else threads)
+    wanted = stores[0]._threads if threads is None else threads
+    few = sum(len(store) * store.kv_heads for store in stores) < _FEW
+    workers = 1 if wanted is None and few else resolve_threads(wanted)
     asked = []
     for store, some in zip(stores, queries, strict=True):
         reading = check_reading(estimator, budget, sink, local, scale, step, layer, store.head_dim, options)

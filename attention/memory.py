@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from nearhash.kernels.attention_rows import PAGE
 
 _HUGE = 2 << 20  # bytes of a huge page
 _ARENA = 64 << 20  # bytes that are mapped at once, at most
+_PAGE_BYTES, _DONTNEED = mmap.PAGESIZE, getattr(mmap, "MADV_DONTNEED", None)
 
 
 class Budget:
@@ -92,22 +94,28 @@ class _Arena:
         first = self._first + start
         return self._bytes[first : first + shape[0] * shape[1]].reshape(shape)
 
-    def give_back(self, array: NDArray[np.uint8]) -> None:
-        """Tell the system that an array is no longer needed, though others of the arena are."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            start = array.ctypes.data - self._bytes.ctypes.data
-            first, last = -(-start // mmap.PAGESIZE), (start + array.nbytes) // mmap.PAGESIZE
-            if last > first:
-                self._map.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
+    def give_back(self, start: int, size: int) -> None:
+        """Tell the system that `size` bytes from `start` on are no longer needed, though others of the arena are."""
+        first, last = -(-(self._first + start) // _PAGE_BYTES), (self._first + start + size) // _PAGE_BYTES
+        if last > first and _DONTNEED is not None:
+            self._map.madvise(_DONTNEED, first * _PAGE_BYTES, (last - first) * _PAGE_BYTES)
 
 
-def _arrays(shape: tuple[int, int], count: int) -> Iterator[tuple[_Arena, NDArray[np.uint8]]]:
-    """`count` arrays of a shape, in as few arenas as they fit in."""
+class _Memory(NamedTuple):
+    """Where a block is."""
+
+    arena: _Arena
+    start: int
+    array: NDArray[np.uint8]
+
+
+def _mapped(shape: tuple[int, int], count: int) -> Iterator[_Memory]:
+    """Memory for `count` blocks of a shape, in as few arenas as they fit in."""
     size = shape[0] * shape[1]
     while count > 0:
         here = min(count, max(1, _ARENA // size))
         arena = _Arena(here * size)
-        yield from ((arena, arena.array(i * size, shape)) for i in range(here))
+        yield from (_Memory(arena, i * size, arena.array(i * size, shape)) for i in range(here))
         count -= here
 
 
@@ -117,11 +125,11 @@ class _Block:
     Whoever makes it has taken them from the budget.
     """
 
-    __slots__ = ("_arena", "_budget", "_holders", "array")
+    __slots__ = ("_budget", "_holders", "_memory", "_size", "array")
 
-    def __init__(self, arena: _Arena, array: NDArray[np.uint8], budget: Budget) -> None:
-        self.array = array
-        self._arena = arena
+    def __init__(self, memory: _Memory, budget: Budget) -> None:
+        self.array = memory.array
+        self._memory, self._size = memory, memory.array.nbytes
         self._budget = budget
         self._holders = 1
 
@@ -141,8 +149,8 @@ class _Block:
             self._holders -= 1
             last = not self._holders
         if last:
-            self._arena.give_back(self.array)
-            self._budget.give(self.array.nbytes)
+            self._memory.arena.give_back(self._memory.start, self._size)
+            self._budget.give(self._size)
 
 
 class Pages:
@@ -162,7 +170,7 @@ class Pages:
         self._shape = (heads, page_bytes)
         self._budget = budget
         self._blocks: list[_Block] = []
-        self._spare: list[tuple[_Arena, NDArray[np.uint8]]] = []  # mapped, but neither written to nor counted
+        self._spare: list[_Memory] = []  # mapped, but neither written to nor counted
         self._addresses: NDArray[np.int64] = np.zeros((heads, 4), np.int64)
 
     @property
@@ -189,7 +197,7 @@ class Pages:
         count, page = len(shared) + max(wanted - held, 0), self._shape[0] * self._shape[1]
         self._budget.take(count * page)
         try:
-            fresh = [_Block(*memory, self._budget) for memory in self._take(count)]
+            fresh = [_Block(memory, self._budget) for memory in self._take(count)]
         except BaseException:
             self._budget.give(count * page)
             raise
@@ -202,12 +210,12 @@ class Pages:
             self._blocks.append(block)
             self._enter(len(self._blocks) - 1)
 
-    def _take(self, count: int) -> list[tuple[_Arena, NDArray[np.uint8]]]:
+    def _take(self, count: int) -> list[_Memory]:
         """Memory for so many blocks. What is mapped anew is for an eighth more than there are, or a store that grows
         token by token would have no huge pages."""
         if count > len(self._spare):
             further = max(count - len(self._spare), (len(self._blocks) + count) // 8)
-            self._spare.extend(_arrays(self._shape, further))
+            self._spare.extend(_mapped(self._shape, further))
         taken, self._spare = self._spare[:count], self._spare[count:]
         return taken
 
