@@ -1,4 +1,4 @@
-"""The tables of the README about windows and hashing: nearhash beside other libraries, from the results."""
+"""The tables of the README about windows, hashing and attention: nearhash beside other libraries, from the results."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -54,6 +54,39 @@ def hashing_table(documents: Sequence[Document]) -> str:
     found = {document["kind"]: document for document in documents}
     rows = [make(found[kind]) for kind, make in makers.items() if kind in found]
     return table(["one thread", "nearhash", "others"], rows, align="---") if rows else ""
+
+
+def attention_table(documents: Sequence[Document]) -> str:
+    """A table of what sampled attention changes and takes beside others; empty without results."""
+    found = {document["kind"]: document for document in documents}
+    rows = []
+    for context in found.get("attention-perplexity", {"contexts": []})["contexts"]:
+        ways = {way["name"]: way for way in context["ways"]}
+        own = ways.get("priority, lvq4, short window, 10%")
+        if own is None:
+            continue
+        others = {"top-k by true scores": ways.get("top-k oracle, short window, 10%")}
+        others["MagicPIG K10 L150"] = ways.get("MagicPIG K10 L150")
+        rest = ", ".join(f"{name} {figure(way['divergence'])}" for name, way in others.items() if way is not None)
+        title = f"{found['attention-perplexity']['settings']['model']}, {context['tokens']:,} tokens, 10% of them read"
+        rows.append(
+            [f"{title}: divergence of predictions from dense attention", f"**{figure(own['divergence'])}**", rest]
+        )
+    for context in found.get("attention-kernels", {"contexts": []})["contexts"]:
+        times = {name: median(entry["ms"]) for name, entry in context["contestants"].items()}
+        settings = found["attention-kernels"]["settings"]
+        name = min(
+            (name for name in times if name.startswith("KVStore float32")), key=lambda name: times[name], default=""
+        )
+        if not name:
+            continue
+        title = f"a layer of {settings['heads']} x {settings['group']} heads, {context['tokens']:,} tokens, float32, "
+        title += f"{settings['share']:.0%} read, 2 threads: ms"
+        rest = (
+            f"Torch's SDPA, all read {figure(times['sdpa float32'])}; ours, all read {figure(times['dense float32'])}"
+        )
+        rows.append([title, f"**{figure(times[name])}**", rest])
+    return table(["attention, less is better", "nearhash", "others"], rows, align="---") if rows else ""
 
 
 def _others(rates: dict[str, float]) -> str:

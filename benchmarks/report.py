@@ -17,7 +17,7 @@ from benchmarks.dedup_scale import scale_part
 from benchmarks.families import families, fastest
 from benchmarks.filter_report import filter_part
 from benchmarks.hamming import hamming_part
-from benchmarks.highlights import hashing_table, window_table
+from benchmarks.highlights import attention_table, hashing_table, window_table
 from benchmarks.lsh import lsh_part
 from benchmarks.record import RESULTS, read_document, write_text
 from benchmarks.sampling import sampling_part
@@ -220,6 +220,9 @@ Windows of labels, queries per second at a recall of 0.95, the methods of Engels
 Hashing, each row in one run of its own; more is better:
 
 {hashing_table(documents)}
+Attention over a sample of the tokens:
+
+{attention_table(documents)}
 [All figures, plots, and how they were measured](docs/benchmarks.md)."""
 
 
