@@ -5,9 +5,12 @@ call each other across files, and their vector code depends on the instruction s
 the key of a cached kernel also holds a hash of all kernel sources and the name of the instruction set.
 """
 
+import fcntl
 import hashlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,9 @@ import numba
 from numba.core.caching import FunctionCache
 
 from nearhash.kernels.features import LEVEL
+
+LOCK = "nearhash.lock"
+"""File in a folder of the cache by which processes take turns."""
 
 _announced = False
 
@@ -42,17 +48,41 @@ def _announce() -> None:
         )
 
 
+@contextmanager
+def _turn(folder: str, kind: int) -> Iterator[None]:
+    """A turn in a folder of the cache; none is needed where nothing can be written."""
+    try:
+        file = open(Path(folder) / LOCK, "ab")  # noqa: SIM115
+    except OSError:
+        yield
+        return
+    with file:  # closing it ends the turn
+        fcntl.flock(file, kind)
+        yield
+
+
 class KernelCache(FunctionCache):  # type: ignore[misc]
-    """Numba's function cache with a key that sees the other kernels and the instruction set."""
+    """Numba's function cache with a key that sees the other kernels and the instruction set, safe between processes.
+
+    Numba writes which file has what before it writes the file, and two processes may choose the same name: another
+    would load the code of other argument types (numba#4807). So processes that share a folder take turns.
+    """
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         return (*super()._index_key(sig, codegen), source_fingerprint(), LEVEL)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        data = super().load_overload(sig, target_context)
+        with _turn(self._cache_path, fcntl.LOCK_SH):
+            data = super().load_overload(sig, target_context)
         if data is None:
             _announce()
         return data
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):
+            os.makedirs(self._cache_path, exist_ok=True)
+        with _turn(self._cache_path, fcntl.LOCK_EX):
+            super().save_overload(sig, data)
 
 
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}

@@ -1,5 +1,6 @@
 """The compile cache: kept between processes, aware of other kernels and of the instruction set, loud when cold."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -20,15 +21,33 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
-def run(folder, change=False, **environment):
-    done = subprocess.run(
+def start(folder, change=False, **environment):
+    return subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(change=change)],
         env={**os.environ, "NUMBA_CACHE_DIR": str(folder), **environment},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=True,
     )
-    return done.stdout.strip(), done.stderr
+
+
+def run(folder, change=False, **environment):
+    with start(folder, change, **environment) as process:
+        found, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return found.strip(), errors
+
+
+def test_processes_take_turns(tmp_path):
+    assert run(tmp_path)[0] == "0 1"
+    (lock,) = tmp_path.rglob(jit.LOCK)
+    with lock.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with start(tmp_path) as process:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=4)  # longer than it takes
+            fcntl.flock(file, fcntl.LOCK_UN)
+            assert process.communicate()[0].strip() == "1 0"
 
 
 @pytest.mark.parametrize("other", [{"change": True}, {"NEARHASH_SIMD": "generic"}])
