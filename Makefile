@@ -39,8 +39,9 @@ demo: $(VENV)/.serve
 	@$(BIN)/nearhash demo $(ARGS)
 
 # Not `python -m pytest`, which would make the rooms importable under their bare names.
+# A file of tests goes to one process: what they share is built once.
 test: $(VENV)/.dev
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
