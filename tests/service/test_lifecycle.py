@@ -99,7 +99,8 @@ def test_accepted_requests_finish_while_new_ones_are_refused(scripted, gate):
         assert next(watch).status == NOT_SERVING
         with pytest.raises(grpc.RpcError) as failure, grpc.insecure_channel(address) as other:
             search_pb2_grpc.SearchServiceStub(other).Search(REQUEST, timeout=20)
-        assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+        # The latter where gRPC takes a call in the moment in which it closes its port.
+        assert failure.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert leaving.is_alive()
         gate.open.set()
         assert [list(call.result().ids.shape) for call in calls] == [[1, 1]] * 4
