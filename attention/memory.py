@@ -73,9 +73,9 @@ class Budget:
 class _Arena:
     """Memory for several blocks, mapped at once; goes when no array of it is left.
 
-    Attention reads tokens in no order, and with 4 KB pages each would miss the translation buffer first: a sample of
-    128,000 tokens takes 2.5 times as long. Huge pages are taken only where there is as much as one of them, and what
-    has not been written to takes no memory.
+    Attention reads tokens in no order: with huge pages it misses the translation buffer less often, which makes a step
+    over 65,000 tokens of 8 heads 1.05 times as fast. They are taken only where there is as much as one of them, and
+    what has not been written to takes no memory.
     """
 
     def __init__(self, nbytes: int) -> None:

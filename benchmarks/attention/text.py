@@ -17,7 +17,7 @@ _LEAST_LINE = 100  # characters of a paragraph: shorter ones are headings, lists
 
 
 def prose() -> str:
-    """About 88,000 tokens, a paragraph a line; fetched once into the cache of the benchmarks."""
+    """About 75,800 tokens, a paragraph a line; fetched once into the cache of the benchmarks."""
     path = cache_folder() / "workshop-prose-1.txt"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
