@@ -75,4 +75,5 @@ def attend_batch(
             held.enter_context(store._lock.read())
             if not isinstance(reading.estimator, Priority | Dense):
                 held.enter_context(store._one_at_a_time)
-        return run_steps([store._step(*question) for store, question in zip(stores, asked, strict=True)], workers)
+        steps = [store._step(*question, workers) for store, question in zip(stores, asked, strict=True)]
+        return run_steps(steps, workers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +15,7 @@ from nearhash.hashing.randomness import check_seed
 from nearhash.hashing.simhash import SimHash
 from nearhash.index.codecs.pq4 import bounds_by_deviation
 from nearhash.kernels import attention_lvq4, attention_pq4, attention_simhash, product_codes
+from nearhash.kernels.attention_units import AskedOfCodes, LVQ4Queries, PQ4Queries, SimHashQueries
 from nearhash.kernels.simd_tables import GROUP
 
 Floats = NDArray[np.float32]
@@ -42,12 +44,13 @@ class KeyCodes(Protocol):
     def encode(self, common: Any, pages: NDArray[np.int64], first: int, keys: Floats, values: Floats) -> None:
         """Write the codes of the tokens from position `first` on."""
 
-    def scan(
-        self, common: Any, pages: NDArray[np.int64], queries: Floats, first: int, last: int, logits: Floats
-    ) -> None:
-        """Estimate logits (g, room) of queries (g, d), times their scale, less those of the mean key.
+    def join(self, common: Sequence[Any]) -> Any:
+        """What `ask` needs of what the codes of each head have in common."""
 
-        Columns are positions; groups of 64 tokens that hold one of ``first <= position < last`` are written.
+    def ask(self, joint: Any, queries: Floats) -> AskedOfCodes:
+        """Queries (q_heads, dim), times their scale, as the kernels that scan codes of this kind take them.
+
+        joint: what `join` gave, or None as long as nothing is coded.
         """
 
 
@@ -67,14 +70,15 @@ class LVQ4Codes:
     def encode(self, common: Floats, pages: NDArray[np.int64], first: int, keys: Floats, values: Floats) -> None:
         attention_lvq4.encode(pages, first, keys, values, common)
 
-    def scan(
-        self, common: Floats, pages: NDArray[np.int64], queries: Floats, first: int, last: int, logits: Floats
-    ) -> None:
-        attention_lvq4.scan(pages, queries, first, last, logits)
+    def join(self, common: Sequence[Floats]) -> None:
+        return None
+
+    def ask(self, joint: None, queries: Floats) -> LVQ4Queries:
+        return LVQ4Queries(queries)
 
 
 class _Codebook(NamedTuple):
-    """What product codes of a head have in common.
+    """What product codes of a head have in common, or those of all heads, with an axis for these in front.
 
     The mean (dim,) of the keys, directions (dim, dim) that they are turned to, as orthonormal rows; and bounds (m + 1,)
     and codewords (dim, 16) of the sub-quantisers.
@@ -123,11 +127,16 @@ class PQ4Codes:
         product_codes.encode((keys - common.mean) @ common.directions.T, common.bounds, common.codewords, codes)
         attention_pq4.encode(pages, first, codes, values)
 
-    def scan(
-        self, common: _Codebook, pages: NDArray[np.int64], queries: Floats, first: int, last: int, logits: Floats
-    ) -> None:
-        turned = queries @ common.directions.T
-        attention_pq4.scan(pages, turned, common.bounds, common.codewords, first, last, logits)
+    def join(self, common: Sequence[_Codebook]) -> _Codebook:
+        return _Codebook(*(np.stack(parts) for parts in zip(*common, strict=True)))
+
+    def ask(self, joint: _Codebook | None, queries: Floats) -> PQ4Queries:
+        if joint is None:  # nothing is coded, so nothing will be looked up
+            shape = (0, self._dim, attention_pq4.LEVELS)
+            return PQ4Queries(queries, np.zeros((0, self._subs + 1), np.int32), np.zeros(shape, np.float32))
+        by_head = queries.reshape(len(joint.mean), -1, self._dim)
+        turned = np.matmul(by_head, joint.directions.transpose(0, 2, 1)).reshape(queries.shape)
+        return PQ4Queries(turned, joint.bounds, joint.codewords)
 
 
 class SimHashCodes:
@@ -156,10 +165,11 @@ class SimHashCodes:
     def encode(self, common: Floats, pages: NDArray[np.int64], first: int, keys: Floats, values: Floats) -> None:
         attention_simhash.encode(pages, first, self._codes(keys - common), keys, values, common)
 
-    def scan(
-        self, common: Floats, pages: NDArray[np.int64], queries: Floats, first: int, last: int, logits: Floats
-    ) -> None:
-        attention_simhash.scan(pages, queries, self._codes(queries), first, last, logits)
+    def join(self, common: Sequence[Floats]) -> None:
+        return None
+
+    def ask(self, joint: None, queries: Floats) -> SimHashQueries:
+        return SimHashQueries(queries, self._codes(queries))
 
 
 def _mean(keys: Floats) -> Floats:

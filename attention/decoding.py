@@ -17,9 +17,9 @@ from nearhash.attention.results import Attention, Retrieval
 from nearhash.attention.store_head import StoreHead
 from nearhash.index.arrays import aligned_empty
 from nearhash.kernels import attention as kernels
-from nearhash.kernels.attention_priority import attend_priority as attend_priority_kernel
 from nearhash.kernels.attention_rows import PAGE
 from nearhash.kernels.attention_sampling import choose, sampling_key
+from nearhash.kernels.attention_units import attend_dense_units, attend_priority_units, scan
 from nearhash.kernels.threads import run_chunks
 
 if TYPE_CHECKING:
@@ -56,23 +56,22 @@ def run_steps(steps: Sequence[Step], threads: int) -> list[Attention]:
 
 
 class DenseStep:
-    """Attention over all tokens, PART of them a task; queries (q_heads, d) times the scale."""
+    """Attention over all tokens, PART of them at a time; queries (q_heads, d) times the scale."""
 
-    def __init__(self, store: KVStore, queries: Floats, group: int) -> None:
+    def __init__(self, store: KVStore, queries: Floats, group: int, workers: int) -> None:
         self.store, self.heads = store, _Heads(store, queries, group)
-        self.parts = max(1, -(-len(store) // PART))
-        units = len(self.heads.units)
-        self.tasks = units * self.parts
-        self.outputs = np.empty((units, self.parts, MOST_QUERIES, store.head_dim), np.float32)
-        self.lses = np.empty((units, self.parts, MOST_QUERIES), np.float32)
+        parts, units, widest = max(1, -(-len(store) // PART)), len(self.heads.units), self.heads.widest
+        self.tickets = np.array([0, units * parts])
+        self.tasks = min(workers, units * parts)
+        self.outputs = np.empty((units, parts, widest, store.head_dim), np.float32)
+        self.lses = np.empty((units, parts, widest), np.float32)
 
     def run(self, task: int) -> None:
-        unit, part = divmod(task, self.parts)
-        head, own = self.heads.units[unit]
-        queries, pages = self.heads.queries[own], self.store._pages.addresses(head)
-        size, first, last = len(queries), part * PART, min((part + 1) * PART, len(self.store))
-        output, lse = self.outputs[unit, part, :size], self.lses[unit, part, :size]
-        kernels.attend_dense(self.store._rows, queries, pages, first, last, output, lse)
+        store, heads = self.store, self.heads
+        attend_dense_units(
+            store._rows, self.tickets, heads.numbers, heads.starts, self.lses.shape[1], PART, heads.queries,
+            store._pages.table, len(store), self.outputs, self.lses,
+        )  # fmt: skip
 
     def result(self) -> Attention:
         heads = self.heads
@@ -89,18 +88,20 @@ class DenseStep:
 class PriorityStep:
     """Attention estimated from a priority sample, see `KVStore.attend`; queries (q_heads, d) times the scale."""
 
-    def __init__(self, store: KVStore, queries: Floats, group: int, reading: Reading) -> None:
-        self.store, self.heads, self.reading = store, _Heads(store, queries, group), reading
-        self.tasks = len(self.heads.units)
-        self.reads = [0] * self.tasks
+    def __init__(self, store: KVStore, queries: Floats, group: int, reading: Reading, workers: int) -> None:
+        self.samples = _Samples(store, queries, group, reading)
+        units = len(self.samples.heads.units)
+        self.tickets = np.array([0, units])
+        self.tasks = units if self.samples.estimator.eps is not None else min(workers, units)
 
     def run(self, task: int) -> None:
-        self.reads[task] = _Sampler(self.store, self.heads, task, self.reading).attend()
+        if self.samples.estimator.eps is None:
+            self.samples.attend(self.tickets)
+        else:
+            self.samples.attend_within(task)
 
     def result(self) -> Attention:
-        for (head, _), reads in zip(self.heads.units, self.reads, strict=True):
-            self.heads.reads[head] += reads
-        return self.heads.result()
+        return self.samples.result()
 
 
 class EstimatorStep:
@@ -130,78 +131,91 @@ def _question(store: KVStore, reading: Reading, head: int) -> tuple[StoreHead, A
 
 def retrieve_priority(store: KVStore, queries: Floats, group: int, reading: Reading, threads: int) -> list[Retrieval]:
     """What a `PriorityStep` reads, given the same."""
-    heads = _Heads(store, queries, group)
-    found: list[Retrieval | None] = [None] * len(heads.units)
+    samples = _Samples(store, queries, group, reading)
+    units = samples.heads.units
+    found: list[Retrieval | None] = [None] * len(units)
 
     def retrieve(unit: int, _: int) -> None:
-        sampler, (head, own) = _Sampler(store, heads, unit, reading), heads.units[unit]
-        if sampler.eps is not None:
-            sampler.attend()  # which tells how much has to be read
-        found[unit] = Retrieval(head, own.start, own.stop, *sampler.choose())
+        head, own = units[unit]
+        if samples.estimator.eps is not None:
+            samples.attend_within(unit)  # which tells how much has to be read
+        found[unit] = Retrieval(head, own.start, own.stop, *samples.choose(unit))
 
-    run_chunks(retrieve, len(heads.units), threads, 1)
+    run_chunks(retrieve, len(units), threads, 1)
     return [one for one in found if one is not None]
 
 
-class _Sampler:
-    """A priority sample for one group of queries: drawn, read, and enlarged where an error was wished for."""
+class _Samples:
+    """Priority samples of all units: drawn, read, and enlarged where an error was wished for."""
 
-    def __init__(self, store: KVStore, heads: _Heads, unit: int, reading: Reading) -> None:
+    def __init__(self, store: KVStore, queries: Floats, group: int, reading: Reading) -> None:
         assert isinstance(reading.estimator, Priority)
-        self.store, self.heads, self.estimator, self.eps = store, heads, reading.estimator, reading.estimator.eps
-        self.head, self.own = heads.units[unit]
-        self.queries, self.count = heads.queries[self.own], len(store)
+        self.store, self.reading, self.estimator = store, reading, reading.estimator
+        self.heads, self.count = _Heads(store, queries, group), len(store)
         self.first, last = reading.bounds(self.count)
         self.last = max(self.first, min(last, store._codes.coded))
-        self.budget = reading.budget(self.count)
-        self.pages, self.codes = store._pages.addresses(self.head), store._code_pages.addresses(self.head)
-        self.key = np.uint64(sampling_key(store.seed, reading.step, reading.layer, unit))
-        self.scratch = _scratch(len(self.queries) + 2, max(PAGE, len(self.codes) * PAGE))
+        self.asked = store._key_codes.ask(store._codes.joint, queries)
+        self.room = max(PAGE, store._code_pages.count * PAGE)
+        self.budgets = np.full(len(self.heads.units), reading.budget(self.count))
+        self.variances, self.reads = np.zeros(len(queries), np.float32), np.zeros(len(self.heads.units), np.int64)
 
-    def _scan(self) -> None:
-        if self.last > self.first:
-            common = self.store._codes.common[self.head]
-            self.store._key_codes.scan(common, self.codes, self.queries, self.first, self.last, self.scratch)
+    def attend(self, tickets: NDArray[np.int64]) -> None:
+        """Attend for the units that tickets are drawn for."""
+        store, heads, reading, estimator = self.store, self.heads, self.reading, self.estimator
+        attend_priority_units(
+            store._rows, self.asked, tickets, heads.numbers, heads.starts, heads.queries, store._pages.table,
+            store._code_pages.table, store._key_codes.norms_at, self.count, self.first, self.last,
+            estimator.temperature, estimator.floor, store.seed, reading.step, reading.layer, self.budgets,
+            _scratch((heads.widest + 2) * self.room), self.room, heads.output, heads.lse, self.variances, self.reads,
+        )  # fmt: skip
 
-    def attend(self) -> int:
-        """Attend, with more tokens as long as a wished error is exceeded; returns how many were read, each once."""
-        store, own, estimator = self.store, self.own, self.estimator
-        output, lse, variance = self.heads.output[own], self.heads.lse[own], np.zeros(len(self.queries), np.float32)
-        exact = self.count - (self.last - self.first)
-        if self.eps is not None:
-            self.budget = max(self.budget, LEAST_SAMPLE)
+    def attend_within(self, unit: int) -> None:
+        """Attend for a unit, with more tokens as long as the wished error is exceeded; each of them counts once."""
+        store, estimator, (head, own) = self.store, self.estimator, self.heads.units[unit]
+        assert estimator.eps is not None
+        exact, budget = self.count - (self.last - self.first), max(int(self.budgets[unit]), LEAST_SAMPLE)
         while True:
-            if self.eps is not None and exact + self.budget >= DENSE_AT * self.count:
-                self.budget = self.count
-                kernels.attend_dense(store._rows, self.queries, self.pages, 0, self.count, output, lse)
-                self.heads.error[own] = 0.0
-                return self.count
-            self._scan()
-            reads = attend_priority_kernel(
-                store._rows, self.queries, self.pages, self.count, self.first, self.last, self.scratch, self.codes,
-                store._key_codes.norms_at, estimator.temperature, estimator.floor, self.key, self.budget, output, lse,
-                variance,
-            )  # fmt: skip
-            norm = np.linalg.norm(output, axis=1)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                error = np.where(variance > 0, np.sqrt(variance) / norm, 0.0)
-            self.heads.error[own] = error
-            if self.eps is None:
-                return int(reads)
-            excess = float(normal_quantile(estimator.delta) * error.max(initial=0.0) / self.eps)
+            if exact + budget >= DENSE_AT * self.count:
+                self.budgets[unit] = self.reads[unit] = self.count
+                kernels.attend_dense(
+                    store._rows, self.heads.queries[own], store._pages.addresses(head), 0, self.count,
+                    self.heads.output[own], self.heads.lse[own],
+                )  # fmt: skip
+                self.variances[own] = 0.0
+                return
+            self.budgets[unit] = budget
+            self.attend(np.array([unit, unit + 1]))
+            excess = float(normal_quantile(estimator.delta) * self._errors(own).max(initial=0.0) / estimator.eps)
             if excess <= 1:
-                return int(reads)
-            self.budget = enlarged(self.budget, excess)
+                return
+            budget = enlarged(budget, excess)
 
-    def choose(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _errors(self, own: slice) -> Floats:
+        """Relative errors of outputs that the samples themselves show."""
+        variances = self.variances[own]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            errors = np.sqrt(variances) / np.linalg.norm(self.heads.output[own], axis=1)
+        found: Floats = np.where(variances > 0, errors, np.float32(0.0))
+        return found
+
+    def result(self) -> Attention:
+        self.heads.error[:] = self._errors(slice(None))
+        np.add.at(self.heads.reads, self.heads.numbers, self.reads)
+        return self.heads.result()
+
+    def choose(self, unit: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Positions of a sample of the budget's size, ascending, and the logarithms of their probabilities."""
-        self._scan()
-        sampled = self.last - self.first
-        most = self.count - sampled + min(self.budget, sampled)
+        store, (head, own), budget = self.store, self.heads.units[unit], int(self.budgets[unit])
+        pages, sampled, rows = store._code_pages.addresses(head), self.last - self.first, own.stop - own.start + 2
+        lines = _scratch(rows * self.room)[: rows * self.room].reshape(rows, self.room)
+        if self.last > self.first:
+            scan(self.asked, head, own.start, own.stop, pages, self.first, self.last, lines)
+        most = self.count - sampled + min(budget, sampled)
         positions, chances = np.empty(most, np.int32), np.empty(most, np.float32)
         found = choose(
-            self.scratch, self.codes, self.store._key_codes.norms_at, self.count, self.first, self.last,
-            self.estimator.temperature, self.estimator.floor, self.key, self.budget, positions, chances,
+            lines, pages, store._key_codes.norms_at, self.count, self.first, self.last, self.estimator.temperature,
+            self.estimator.floor, np.uint64(sampling_key(store.seed, self.reading.step, self.reading.layer, unit)),
+            budget, positions, chances,
         )  # fmt: skip
         return positions[:found].astype(np.int64), np.log(chances[:found], dtype=np.float64)
 
@@ -227,12 +241,12 @@ def retrieve_estimator(store: KVStore, queries: Floats, group: int, reading: Rea
 _local = threading.local()
 
 
-def _scratch(rows: int, room: int) -> Floats:
+def _scratch(size: int) -> Floats:
     """Uninitialised memory of this thread: anew for each step, its pages would cost more than what is done in them."""
     kept: Floats | None = getattr(_local, "scratch", None)
-    if kept is None or kept.size < rows * room:
-        kept = _local.scratch = aligned_empty((rows * room,), np.float32)
-    return kept[: rows * room].reshape(rows, room)
+    if kept is None or kept.size < size:
+        kept = _local.scratch = aligned_empty((size,), np.float32)
+    return kept
 
 
 class _Heads:
@@ -245,6 +259,9 @@ class _Heads:
             for head in range(store.kv_heads)
             for start in range(head * group, (head + 1) * group, MOST_QUERIES)
         ]
+        self.numbers = np.array([head for head, _ in self.units])
+        self.starts = np.array([0, *(own.stop for _, own in self.units)])
+        self.widest = min(MOST_QUERIES, group)
         self.output = np.empty_like(queries)
         self.lse = np.empty(len(queries), np.float32)
         self.error = np.zeros(len(queries), np.float32)

@@ -178,6 +178,16 @@ class Pages:
         """Bytes held, those that are shared with forks included."""
         return len(self._blocks) * self._shape[0] * self._shape[1]
 
+    @property
+    def count(self) -> int:
+        """Pages of a head."""
+        return len(self._blocks)
+
+    @property
+    def table(self) -> NDArray[np.int64]:
+        """(heads, p) addresses of the pages of all heads, and after them what is no address."""
+        return self._addresses
+
     def addresses(self, head: int) -> NDArray[np.int64]:
         """(p,) addresses of the pages of a head, as kernels take them."""
         return self._addresses[head, : len(self._blocks)]

@@ -39,10 +39,14 @@ _AT_ONCE = 4096  # tokens that are read back together
 
 
 class _Codes(NamedTuple):
-    """Codes of the first `coded` tokens, and what those of each head have in common."""
+    """Codes of the first `coded` tokens, and what those of each head have in common, and of all heads together."""
 
     common: tuple[Any, ...]
+    joint: Any
     coded: int
+
+
+_NO_CODES = _Codes((), None, 0)
 
 
 class KVStore:
@@ -99,7 +103,7 @@ class KVStore:
         self._budget = memory_limit
         self._pages = Pages(self.kv_heads, page_bytes(self._rows), self._budget)
         self._code_pages = Pages(self.kv_heads, self._key_codes.page_bytes, self._budget)
-        self._codes = _Codes((), 0)
+        self._codes = _NO_CODES
         self._indexes: dict[tuple[Estimator, int], Any] = {}
         self._one_at_a_time = threading.Lock()
         self._length = 0
@@ -169,7 +173,7 @@ class KVStore:
             self._pages.truncate(wanted)
             kept = min(self._codes.coded, wanted)
             self._code_pages.truncate(kept)
-            self._codes = self._codes._replace(coded=kept) if kept else _Codes((), 0)
+            self._codes = self._codes._replace(coded=kept) if kept else _NO_CODES
             self._indexes = {name: index for name, index in self._indexes.items() if index.tokens <= wanted}
 
     def fork(self) -> KVStore:
@@ -301,13 +305,13 @@ class KVStore:
             self._encode(reading.local)
         return own * np.float32(reading.scale), group
 
-    def _step(self, scaled: NDArray[np.float32], group: int, reading: Reading) -> Step:
-        """Attention of a step; the caller holds the lock until it has run."""
+    def _step(self, scaled: NDArray[np.float32], group: int, reading: Reading, workers: int) -> Step:
+        """Attention of a step on so many threads; the caller holds the lock until it has run."""
         self._check_open()
         if isinstance(reading.estimator, Priority):
-            return PriorityStep(self, scaled, group, reading)
+            return PriorityStep(self, scaled, group, reading, workers)
         if isinstance(reading.estimator, Dense):
-            return DenseStep(self, scaled, group)
+            return DenseStep(self, scaled, group, workers)
         return EstimatorStep(self, scaled, group, reading)
 
     def _index_of(self, estimator: Estimator, head: StoreHead, always: NDArray[np.int64]) -> Any:
@@ -343,7 +347,8 @@ class KVStore:
                     self._key_codes.encode(common[head], pages, start, *self._read(head, some))
 
             run_chunks(encode, self.kv_heads, self._threads_for((last - first) * self.kv_heads), 1)
-            self._codes = _Codes(tuple(common), last)
+            joint = self._codes.joint if self._codes.common else self._key_codes.join(common)
+            self._codes = _Codes(tuple(common), joint, last)
 
     # --- read ---
 

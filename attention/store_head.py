@@ -9,6 +9,7 @@ import numpy as np
 from nearhash.attention.heads import Floats, Positions
 from nearhash.index.arrays import aligned_empty
 from nearhash.kernels.attention_rows import PAGE
+from nearhash.kernels.attention_units import scan
 
 if TYPE_CHECKING:
     from nearhash.attention.store import KVStore
@@ -47,10 +48,10 @@ class StoreHead:
         if coded:
             pages = store._code_pages.addresses(self.head)
             room = aligned_empty((len(queries), len(pages) * PAGE), np.float32)
-            store._key_codes.scan(store._codes.common[self.head], pages, queries, 0, coded, room)
+            common, floats = store._codes.common[self.head], np.ascontiguousarray(queries, np.float32)
+            asked = store._key_codes.ask(store._key_codes.join([common]), floats)
+            scan(asked, 0, 0, len(queries), pages, 0, coded, room)
             # Codes leave out a number that all tokens share: here it is that of the mean key.
-            logits[:, :coded] = (
-                room[:, :coded] + queries @ store._key_codes.mean(store._codes.common[self.head])[:, None]
-            )
+            logits[:, :coded] = room[:, :coded] + queries @ store._key_codes.mean(common)[:, None]
         logits[:, coded:] = queries @ self.keys(np.arange(coded, self.n)).T
         return logits

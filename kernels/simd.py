@@ -138,6 +138,17 @@ def exchange_if(typing_context, address, expected, value):
 
 
 @intrinsic
+def fetch_add(typing_context, address, value):
+    """Add `value` to what is at `address`, in one step that no other thread can come between; returns what was there."""
+    signature = address.dtype(address, address.dtype)
+
+    def codegen(context, builder, signature, arguments):
+        return builder.atomic_rmw("add", *arguments, ordering="monotonic")
+
+    return signature, codegen
+
+
+@intrinsic
 def prefetch(typing_context, address):
     """Ask the processor to bring the cache line at `address` for reading."""
     signature = types.void(address)
