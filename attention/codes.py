@@ -15,7 +15,7 @@ from nearhash.hashing.randomness import check_seed
 from nearhash.hashing.simhash import SimHash
 from nearhash.index.codecs.pq4 import bounds_by_deviation
 from nearhash.kernels import attention_lvq4, attention_pq4, attention_simhash, product_codes
-from nearhash.kernels.attention_units import AskedOfCodes, LVQ4Queries, PQ4Queries, SimHashQueries
+from nearhash.kernels.attention_code_scan import AskedOfCodes, LVQ4Queries, PQ4Queries, SimHashQueries
 from nearhash.kernels.simd_tables import GROUP
 
 Floats = NDArray[np.float32]

@@ -17,9 +17,10 @@ from nearhash.attention.results import Attention, Retrieval
 from nearhash.attention.store_head import StoreHead
 from nearhash.index.arrays import aligned_empty
 from nearhash.kernels import attention as kernels
+from nearhash.kernels.attention_priority import choose
 from nearhash.kernels.attention_rows import PAGE
-from nearhash.kernels.attention_sampling import choose, sampling_key
-from nearhash.kernels.attention_units import attend_dense_units, attend_priority_units, scan
+from nearhash.kernels.attention_sampling import sampling_key
+from nearhash.kernels.attention_units import attend_dense_units, attend_priority_units
 from nearhash.kernels.threads import run_chunks
 
 if TYPE_CHECKING:
@@ -208,14 +209,12 @@ class _Samples:
         store, (head, own), budget = self.store, self.heads.units[unit], int(self.budgets[unit])
         pages, sampled, rows = store._code_pages.addresses(head), self.last - self.first, own.stop - own.start + 2
         lines = _scratch(rows * self.room)[: rows * self.room].reshape(rows, self.room)
-        if self.last > self.first:
-            scan(self.asked, head, own.start, own.stop, pages, self.first, self.last, lines)
         most = self.count - sampled + min(budget, sampled)
         positions, chances = np.empty(most, np.int32), np.empty(most, np.float32)
         found = choose(
-            lines, pages, store._key_codes.norms_at, self.count, self.first, self.last, self.estimator.temperature,
-            self.estimator.floor, np.uint64(sampling_key(store.seed, self.reading.step, self.reading.layer, unit)),
-            budget, positions, chances,
+            self.asked, head, own.start, own.stop, lines, pages, store._key_codes.norms_at, self.count, self.first,
+            self.last, self.estimator.temperature, self.estimator.floor,
+            np.uint64(sampling_key(store.seed, self.reading.step, self.reading.layer, unit)), budget, positions, chances,
         )  # fmt: skip
         return positions[:found].astype(np.int64), np.log(chances[:found], dtype=np.float64)
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from nearhash.attention.heads import Floats, Positions
 from nearhash.index.arrays import aligned_empty
+from nearhash.kernels.attention_code_scan import scan
 from nearhash.kernels.attention_rows import PAGE
-from nearhash.kernels.attention_units import scan
 
 if TYPE_CHECKING:
     from nearhash.attention.store import KVStore

@@ -76,7 +76,7 @@ def attention_table(documents: Sequence[Document]) -> str:
         times = {name: median(entry["ms"]) for name, entry in context["contestants"].items()}
         settings = found["attention-kernels"]["settings"]
         name = min(
-            (name for name in times if name.startswith("KVStore float32")), key=lambda name: times[name], default=""
+            (name for name in times if name.startswith("priority float32")), key=lambda name: times[name], default=""
         )
         if not name:
             continue

@@ -40,7 +40,7 @@ def sampling_key(seed, step, layer, head):
 
 
 @jit_inline
-def _around(first, last):
+def around(first, last):
     """First and last of the whole blocks of 16 that hold the range."""
     return first - first % BLOCK, last + -last % BLOCK
 
@@ -48,51 +48,71 @@ def _around(first, last):
 @jit_inline
 def _mask_ends(line, first, last, value):
     """Fill what the whole blocks hold beside the range."""
-    start, stop = _around(first, last)
+    start, stop = around(first, last)
     for i in range(start, first):
         line[i] = value
     for i in range(last, stop):
         line[i] = value
 
 
-@jit
-def weigh(logits, code_pages, norms_at, first, last, temperature, weights):
-    """Weights, not yet scaled, of the tokens ``first <= position < last``, at least one; returns their sum.
+@jit_inline
+def open_chunks(group, first, last):
+    """What `exponentiate` keeps of the logits of `group` queries for `mix`: tops and sums so far, tops of chunks."""
+    start, stop = around(first, last)
+    tops, totals = np.full(group, np.float32(LOWEST)), np.zeros(group)
+    return tops, totals, np.empty(((stop - start) // CHUNK + 2, group), np.float32)
 
-    logits (g, room) float32 are overwritten; code_pages: addresses of pages in which bfloat16 norms of the values lie
-    from byte `norms_at` on; weights (room,) float32. Columns are positions; around the range whole blocks of 16 are
-    written, with 0 outside, so room is a multiple of 16.
+
+@jit
+def exponentiate(logits, first, last, here, until, temperature, tops, totals, factors):
+    """Replace logits (g, room) of the positions ``here <= position < until`` by exponentials, 0 outside the range.
+
+    To be called for consecutive parts of the whole blocks of 16 around ``first <= position < last``, cut at multiples
+    of CHUNK; the rest is that of `open_chunks`.
     """
     count, room = logits.shape
-    start, stop = _around(first, last)
-    chunks, inverse = (stop - start) // CHUNK + 2, np.float32(1.0 / temperature)
-    tops, totals = np.full(count, np.float32(LOWEST)), np.zeros(count)
-    factors = np.empty(
-        (chunks, count), np.float32
-    )  # of the exponentials of a chunk, of which each has a top of its own
+    start = around(first, last)[0]
+    inverse = np.float32(1.0 / temperature)
     for query in range(count):
         line = pointer(logits, query * room)
-        _mask_ends(line, first, last, _NOTHING)
-        token, chunk = start, 0
-        while token < stop:
-            size = min(CHUNK - token % CHUNK, stop - token)
+        for i in range(here, first):
+            line[i] = _NOTHING
+        for i in range(last, until):
+            line[i] = _NOTHING
+        token = here
+        while token < until:
+            size = min(CHUNK - token % CHUNK, until - token)
             before = tops[query]
             top = min(max(greatest_float(offset(line, token), size), before), LARGEST)
             total = exponentials(offset(line, token), size, top, inverse)
             totals[query] = totals[query] * np.exp((before - top) * inverse) + total
-            tops[query] = factors[chunk, query] = top
+            tops[query] = factors[token // CHUNK - start // CHUNK, query] = top
             token += size
-            chunk += 1
-        for i in range(chunk):
+
+
+@jit
+def mix(exponentials, code_pages, norms_at, first, last, temperature, tops, totals, factors, weights):
+    """Weights, not yet scaled, of the tokens ``first <= position < last``, at least one; returns their sum.
+
+    exponentials (g, room) float32 and the three after the temperature: what `exponentiate` left, factors are
+    overwritten; code_pages: addresses of pages in which bfloat16 norms of the values lie from byte `norms_at` on;
+    weights (room,) float32. Columns are positions; around the range whole blocks of 16 are written, with 0 outside, so
+    room is a multiple of 16.
+    """
+    count, room = exponentials.shape
+    start, stop = around(first, last)
+    inverse = np.float32(1.0 / temperature)
+    for chunk in range((stop - 1) // CHUNK - start // CHUNK + 1):
+        for query in range(count):
             # Without a finite logit all tokens are alike.
             share = 1.0 / (count * totals[query]) if totals[query] > 0 else 0.0
-            factors[i, query] = np.exp((factors[i, query] - tops[query]) * inverse) * share
+            factors[chunk, query] = np.exp((factors[chunk, query] - tops[query]) * inverse) * share
     token, total = start, 0.0
     while token < stop:
         size = min(PAGE - token % PAGE, stop - token)
         norms = halves_at(code_pages[token // PAGE] + norms_at + 2 * (token % PAGE))
         row = pointer(factors, (token // CHUNK - start // CHUNK) * count)
-        total += mix_lines(pointer(logits, token), room, count, row, norms, size, pointer(weights, token))
+        total += mix_lines(pointer(exponentials, token), room, count, row, norms, size, pointer(weights, token))
         token += size
     return total
 
@@ -101,10 +121,10 @@ def weigh(logits, code_pages, norms_at, first, last, temperature, weights):
 def draw_times(weights, total, first, last, floor, key, times):
     """Scale weights, whose sum is `total`, to the sum 1 plus floor / n each, and write the times u / w of all tokens.
 
-    weights and times (room,) float32 as in `weigh`; times are inf outside the range.
+    weights and times (room,) float32 as in `mix`; times are inf outside the range.
     """
     count = last - first
-    start, stop = _around(first, last)
+    start, stop = around(first, last)
     factor, least = np.float32(0.0), np.float32(1.0 / count)  # all alike
     if total > 0 and np.isfinite(total):
         factor, least = np.float32(1.0 / total), np.float32(floor / count)
@@ -123,7 +143,7 @@ def select(times, weights, first, last, budget, positions, probabilities):
         for i in range(last - first):
             positions[i], probabilities[i] = first + i, _ONE
         return last - first
-    start, stop = _around(first, last)
+    start, stop = around(first, last)
     size, want, here = stop - start, budget + 1, pointer(times, start)
     # The sum of the weights is about 1, so fewer than t tokens are expected to have come by the time t: a first guess.
     # From there by doubling to a bound that is late enough, and by bisection of the bits to one that is hardly later.
@@ -156,26 +176,3 @@ def select(times, weights, first, last, budget, positions, probabilities):
             probabilities[taken] = min(weights[position] * threshold, _ONE)
             taken += 1
     return taken
-
-
-@jit
-def choose(
-    scratch, code_pages, norms_at, count, first, last, temperature, floor, key, budget, positions, probabilities
-):
-    """The tokens to read of `count`, in order: a sample of those in first <= position < last, and all others.
-
-    scratch (g + 2, room) float32: the estimated logits, and two rows for the weights and times; overwritten. positions
-    int32 and probabilities float32, with room for ``count - (last - first) + min(budget, last - first)``, which is
-    returned. floor > 0; the rest as in `weigh`, `draw_times` and `select`.
-    """
-    group, taken = scratch.shape[0] - 2, 0
-    for i in range(first):
-        positions[i], probabilities[i] = i, _ONE
-    if last > first and budget > 0:
-        weights, times = scratch[group], scratch[group + 1]
-        total = weigh(scratch[:group], code_pages, norms_at, first, last, temperature, weights)
-        draw_times(weights, total, first, last, floor, key, times)
-        taken = select(times, weights, first, last, budget, positions[first:], probabilities[first:])
-    for i in range(count - last):
-        positions[first + taken + i], probabilities[first + taken + i] = last + i, _ONE
-    return first + taken + count - last

@@ -4,78 +4,11 @@ A unit is a group of queries and the KV head that they read. With a call for eac
 wait for the interpreter's lock as long as the kernel took: two threads were slower than one at 8,192 tokens of 8 heads.
 """
 
-from typing import NamedTuple
-
-import numpy as np
-from numba.extending import overload
-from numpy.typing import NDArray
-
-from nearhash.kernels import attention_lvq4, attention_pq4, attention_simhash
 from nearhash.kernels.attention import attend_dense
 from nearhash.kernels.attention_priority import attend_priority
 from nearhash.kernels.attention_sampling import sampling_key
-from nearhash.kernels.jit import INLINE_OPTIONS, jit, jit_inline
+from nearhash.kernels.jit import jit, jit_inline
 from nearhash.kernels.simd import fetch_add, pointer
-
-Floats = NDArray[np.float32]
-
-
-class LVQ4Queries(NamedTuple):
-    """What a scan of LVQ codes needs of the queries: themselves, (q_heads, dim)."""
-
-    queries: Floats
-
-
-class PQ4Queries(NamedTuple):
-    """Queries (q_heads, dim), each turned as the keys of its head, and the codebooks of the heads.
-
-    bounds (heads, m + 1) and codewords (heads, dim, 16): see `attention_pq4.scan`.
-    """
-
-    queries: Floats
-    bounds: NDArray[np.int32]
-    codewords: Floats
-
-
-class SimHashQueries(NamedTuple):
-    """Queries (q_heads, dim) and their codes (q_heads, B / 64)."""
-
-    queries: Floats
-    codes: NDArray[np.uint64]
-
-
-AskedOfCodes = LVQ4Queries | PQ4Queries | SimHashQueries
-
-
-def _scan(asked, head, start, stop, pages, first, last, logits):
-    raise NotImplementedError("compiled by Numba")
-
-
-@overload(_scan, jit_options=INLINE_OPTIONS)
-def _scan_overload(asked, head, start, stop, pages, first, last, logits):
-
-    def lvq4(asked, head, start, stop, pages, first, last, logits):
-        attention_lvq4.scan(pages, asked.queries[start:stop], first, last, logits)
-
-    def pq4(asked, head, start, stop, pages, first, last, logits):
-        bounds, codewords = asked.bounds[head], asked.codewords[head]
-        attention_pq4.scan(pages, asked.queries[start:stop], bounds, codewords, first, last, logits)
-
-    def simhash(asked, head, start, stop, pages, first, last, logits):
-        attention_simhash.scan(pages, asked.queries[start:stop], asked.codes[start:stop], first, last, logits)
-
-    kinds = {LVQ4Queries.__name__: lvq4, PQ4Queries.__name__: pq4, SimHashQueries.__name__: simhash}
-    return kinds[asked.instance_class.__name__]
-
-
-@jit
-def scan(asked, head, start, stop, pages, first, last, logits):
-    """Estimated logits of queries ``start <= q < stop`` for tokens of one head, less those of its mean key.
-
-    pages (p,): addresses of its codes; logits (g, room) float32, g >= stop - start: columns are positions, and groups
-    of 64 tokens that hold one of ``first <= position < last`` are written.
-    """
-    _scan(asked, head, start, stop, pages, first, last, logits)
 
 
 @jit_inline
@@ -104,12 +37,10 @@ def attend_priority_units(
         head, start, stop = heads[unit], starts[unit], starts[unit + 1]
         wide = stop - start + 2
         lines = scratch[: wide * room].reshape((wide, room))
-        if last > first:
-            _scan(asked, head, start, stop, code_pages[head], first, last, lines)
-        key = sampling_key(seed, step, layer, unit)
         reads[unit] = attend_priority(
-            rows, queries[start:stop], pages[head], count, first, last, lines, code_pages[head], norms_at, temperature,
-            floor, key, budgets[unit], outputs[start:stop], lses[start:stop], variances[start:stop],
+            rows, asked, head, start, stop, queries[start:stop], pages[head], count, first, last, lines,
+            code_pages[head], norms_at, temperature, floor, sampling_key(seed, step, layer, unit), budgets[unit],
+            outputs[start:stop], lses[start:stop], variances[start:stop],
         )  # fmt: skip
 
 

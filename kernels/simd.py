@@ -139,7 +139,10 @@ def exchange_if(typing_context, address, expected, value):
 
 @intrinsic
 def fetch_add(typing_context, address, value):
-    """Add `value` to what is at `address`, in one step that no other thread can come between; returns what was there."""
+    """Add `value` to what is at `address`, in one step that no other thread can come between.
+
+    Returns what was there before.
+    """
     signature = address.dtype(address, address.dtype)
 
     def codegen(context, builder, signature, arguments):

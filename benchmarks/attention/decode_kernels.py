@@ -7,10 +7,8 @@ and take turns. `priority` scans 4-bit codes of all keys, samples, and reads one
 
 import argparse
 import itertools
-import threading
 import time
 from collections.abc import Callable, Sequence
-from copy import copy
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -25,20 +23,16 @@ from benchmarks.machine import machine_facts
 from benchmarks.record import RESULTS, Document, read_document, write_document, write_text
 from benchmarks.tables import figure, machine_line, table
 from nearhash.attention import KVStore
-from nearhash.kernels import attention, attention_lvq4, attention_pq4, attention_priority, attention_rows, product_codes
-from nearhash.kernels.attention_rows import PAGE
-from nearhash.kernels.attention_sampling import sampling_key
-from nearhash.kernels.threads import available_threads, run_chunks
+from nearhash.kernels.threads import available_threads
 
 HEADS, GROUP, DIM = 8, 4, 128
 CONTEXTS = (8192, 32768, 131072)
 SINK, LOCAL, SHARE = 4, 16, 0.05
-FLOOR, TEMPERATURE = 0.02, 1.0
-SAMPLE = 4096  # keys that the codebook is trained on
+CODECS = ("lvq4", "pq4")
 ROUNDS, SECONDS = 9, 0.15  # turns of each contestant, and how long one lasts
 REST = 0.05  # between turns: threads of Torch wait actively for a while
 
-Task = Callable[[], object]
+Task = Callable[[], Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,29 +76,26 @@ def measure(count: int, threads: int) -> Document:
     keys, values = (rng.standard_normal((HEADS, count, DIM), dtype=np.float32) for _ in range(2))
     queries = (rng.standard_normal((HEADS, GROUP, DIM)) * 2 / np.sqrt(DIM)).astype(np.float32)
     tensors = [torch.from_numpy(array[None]) for array in (queries, keys, values)]
-    halves = [tensor.bfloat16() for tensor in tensors]
-    coded: dict[str, LVQ4Codes | PQ4Codes] = {"lvq4": LVQ4Codes(keys, values), "pq4": PQ4Codes(keys, values)}
-    stores = {dtype: Store(dtype, keys, values, coded["lvq4"]) for dtype in ("float32", "bfloat16")}
-    outputs = np.empty((HEADS, GROUP, DIM), np.float32)
+    packed = {"float32": tensors, "bfloat16": [tensor.bfloat16() for tensor in tensors]}
 
-    def sdpa(packed: list[Any]) -> Any:
-        query, key, value = packed
+    def sdpa(dtype: str) -> Any:
+        query, key, value = packed[dtype]
         return scaled_dot_product_attention(query, key, value, scale=1.0)
 
+    asked = queries.reshape(-1, DIM)
     tasks: dict[str, tuple[int, Task]] = {}
-    for dtype, packed in (("float32", tensors), ("bfloat16", halves)):
-        store = stores[dtype]
-        tasks[f"sdpa {dtype}"] = store.dense_bytes, partial(sdpa, packed)
-        tasks[f"dense {dtype}"] = store.dense_bytes, partial(store.dense, queries, outputs, threads)
-        for codec, codes in coded.items():
-            view = copy(store)
-            view.codes = codes
-            tasks[f"priority {dtype}, {codec}"] = view.priority_bytes, partial(view.priority, queries, outputs, threads)
-            kept = KVStore(HEADS, DIM, codec=codec, dtype=dtype, threads=threads)
-            kept.append(keys, values)
-            tasks[f"KVStore {dtype}, {codec}"] = view.priority_bytes, partial(attend, kept, queries, itertools.count())
-    stores["float32"].dense(queries, outputs, threads)
-    error = np.abs(outputs - sdpa(tensors)[0].numpy()).max()
+    for dtype, size in (("float32", 4), ("bfloat16", 2)):
+        tokens = HEADS * count * 2 * DIM * size
+        tasks[f"sdpa {dtype}"] = tokens, partial(sdpa, dtype)
+        for codec in CODECS:
+            store = KVStore(HEADS, DIM, codec=codec, dtype=dtype, threads=threads)
+            store.append(keys, values)
+            if codec == CODECS[0]:
+                tasks[f"dense {dtype}"] = tokens, partial(store.attend, asked, "dense", scale=1.0)
+            step = partial(sampled, store, asked, itertools.count())
+            step()  # makes the codes
+            tasks[f"priority {dtype}, {codec}"] = store.index_nbytes + int(tokens * SHARE), step
+    error = np.abs(tasks["dense float32"][1]().output.reshape(queries.shape) - sdpa("float32")[0].numpy()).max()
     if error > 1e-5:
         raise RuntimeError(f"dense attention differs from that of Torch by {error}")
     contestants = take_turns(tasks)
@@ -112,10 +103,9 @@ def measure(count: int, threads: int) -> Document:
     return {"tokens": count, "contestants": contestants}
 
 
-def attend(store: KVStore, queries: NDArray[np.float32], steps: "itertools.count[int]") -> object:
-    """A step as users ask for it: another sample each time."""
-    asked = queries.reshape(-1, DIM)
-    return store.attend(asked, "priority", SHARE, SINK, LOCAL, 1.0, next(steps), floor=FLOOR)
+def sampled(store: KVStore, queries: NDArray[np.float32], steps: "itertools.count[int]") -> object:
+    """A step as users ask for it; another sample each time, for rows that were read before may be in a cache."""
+    return store.attend(queries, "priority", SHARE, SINK, LOCAL, 1.0, next(steps))
 
 
 def take_turns(tasks: dict[str, tuple[int, Task]]) -> dict[str, Document]:
@@ -131,106 +121,6 @@ def take_turns(tasks: dict[str, tuple[int, Task]]) -> dict[str, Document]:
             if turn:
                 times[name].append(elapsed / calls * 1e3)
     return {name: {"bytes": nbytes, "ms": times[name]} for name, (nbytes, _) in tasks.items()}
-
-
-class LVQ4Codes:
-    """Codes of 4 bits a dimension of all heads."""
-
-    norms_at = attention_lvq4.norms_at(DIM)
-    token_bytes: int = attention_lvq4.page_bytes(DIM) // PAGE
-
-    def __init__(self, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
-        self._memory, self.pages = _pages(attention_lvq4.page_bytes(DIM), keys.shape[1])
-        for head in range(HEADS):
-            attention_lvq4.encode(self.pages[head], 0, keys[head], values[head], keys[head].mean(axis=0))
-
-    def scan(self, head: int, queries: NDArray[np.float32], first: int, last: int, logits: NDArray[np.float32]) -> None:
-        attention_lvq4.scan(self.pages[head], queries, first, last, logits)
-
-
-class PQ4Codes:
-    """Product codes of 4 bits for two dimensions of all heads; one codebook, for the keys are alike here."""
-
-    norms_at = attention_pq4.norms_at(DIM // 2)
-    token_bytes: int = attention_pq4.page_bytes(DIM // 2) // PAGE
-
-    def __init__(self, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
-        self._memory, self.pages = _pages(attention_pq4.page_bytes(DIM // 2), keys.shape[1])
-        self.bounds = np.arange(0, DIM + 1, 2, dtype=np.int32)
-        self.codewords = np.zeros((DIM, attention_pq4.LEVELS), np.float32)
-        for sub in range(DIM // 2):
-            product_codes.train_sub_quantiser(keys[0, :SAMPLE], 2 * sub, 2 * sub + 2, 10, self.codewords)
-        codes = np.empty((keys.shape[1], DIM // 2), np.uint8)
-        for head in range(HEADS):
-            product_codes.encode(keys[head], self.bounds, self.codewords, codes)
-            attention_pq4.encode(self.pages[head], 0, codes, values[head])
-
-    def scan(self, head: int, queries: NDArray[np.float32], first: int, last: int, logits: NDArray[np.float32]) -> None:
-        attention_pq4.scan(self.pages[head], queries, self.bounds, self.codewords, first, last, logits)
-
-
-class Store:
-    """Pages of keys and values of all heads, and codes."""
-
-    def __init__(
-        self, dtype: str, keys: NDArray[np.float32], values: NDArray[np.float32], codes: LVQ4Codes | PQ4Codes
-    ) -> None:
-        self.count = keys.shape[1]
-        self.rows = attention_rows.rows_scheme(dtype, DIM)
-        self._memory, self.pages = _pages(attention_rows.page_bytes(self.rows), self.count)
-        self.codes = codes
-        for head in range(HEADS):
-            attention_rows.write_tokens(self.rows, self.pages[head], 0, keys[head], values[head])
-        self.budget = round(self.count * SHARE) - SINK - LOCAL
-        self.room = self.pages.shape[1] * PAGE
-        self._scratch = threading.local()
-        self._steps = itertools.count()
-        self.dense_bytes = HEADS * self.count * self.rows.token_bytes
-
-    @property
-    def priority_bytes(self) -> int:
-        reads = int(self.count * SHARE)
-        total: int = HEADS * (self.count * self.codes.token_bytes + reads * self.rows.token_bytes)
-        return total
-
-    def dense(self, queries: NDArray[np.float32], outputs: NDArray[np.float32], threads: int) -> None:
-        levels = np.empty((HEADS, GROUP), np.float32)
-
-        def task(first: int, last: int) -> None:
-            for head in range(first, last):
-                attention.attend_dense(
-                    self.rows, queries[head], self.pages[head], 0, self.count, outputs[head], levels[head]
-                )  # fmt: skip
-
-        run_chunks(task, HEADS, threads, 1)
-
-    def priority(self, queries: NDArray[np.float32], outputs: NDArray[np.float32], threads: int) -> None:
-        levels, variances = np.empty((HEADS, GROUP), np.float32), np.empty((HEADS, GROUP), np.float32)
-        first_token, last_token = SINK, self.count - LOCAL
-        step = next(self._steps)  # another sample each time: rows read before may be in a cache
-
-        def task(first: int, last: int) -> None:
-            if not hasattr(self._scratch, "array"):
-                self._scratch.array = np.empty((GROUP + 2, self.room), np.float32)
-            scratch = self._scratch.array
-            for head in range(first, last):
-                self.codes.scan(head, queries[head], first_token, last_token, scratch[:GROUP])
-                attention_priority.attend_priority(
-                    self.rows, queries[head], self.pages[head], self.count, first_token, last_token, scratch,
-                    self.codes.pages[head], self.codes.norms_at, TEMPERATURE, FLOOR,
-                    np.uint64(sampling_key(0, step, 0, head)), self.budget, outputs[head], levels[head],
-                    variances[head],
-                )  # fmt: skip
-
-        run_chunks(task, HEADS, threads, 1)
-
-
-def _pages(size: int, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Memory, and the addresses (HEADS, pages) of pages of `size` bytes in it."""
-    pages = -(-count // PAGE)
-    memory = np.zeros(HEADS * pages * size + 64, np.uint8)
-    first = memory.ctypes.data + -memory.ctypes.data % 64
-    return memory, first + size * np.arange(HEADS * pages, dtype=np.int64).reshape(HEADS, pages)
 
 
 def kernels_part(document: Document) -> str:
@@ -254,8 +144,8 @@ def kernels_part(document: Document) -> str:
     return f"""\
 ## One layer of attention for one token
 
-{heads}, batch 1, {document["threads"]} threads; `priority` reads {settings["share"]:.0%} of the tokens,
-another sample each time, by the kernels alone; `KVStore` is the same as `KVStore.attend` does it. SDPA is Torch
+{heads}, batch 1, {document["threads"]} threads, all by `KVStore.attend`, from queries to output;
+`priority` reads {settings["share"]:.0%} of the tokens, another sample each time. SDPA is Torch
 {document["torch"]} with the queries of a group packed as rows. Medians of {ROUNDS} turns taken one after the other, of
 their ratios the least and the greatest. The byte limit is the time that it takes to read what is read in order, at
 {speed / 1e9:.1f} GB/s.

@@ -5,6 +5,7 @@ import pytest
 from attention_pages import Pages, aligned
 
 from nearhash.kernels import attention, attention_lvq4, attention_priority, attention_sampling, reference_attention
+from nearhash.kernels.attention_code_scan import LVQ4Queries
 from nearhash.kernels.attention_rows import PAGE
 
 GROUP, DIM = 3, 64
@@ -21,6 +22,7 @@ class Head:
         self.pages, self.keys, self.values = Pages.of("float32", keys, values)
         self.memory = [aligned(attention_lvq4.page_bytes(DIM), 0xFF) for _ in self.pages.memory]
         self.code_pages = np.array([page.ctypes.data for page in self.memory], np.int64)
+        self.asked = LVQ4Queries(self.queries)
         mean = keys.mean(axis=0, dtype=np.float32) if count else np.zeros(DIM, np.float32)
         attention_lvq4.encode(self.code_pages, 0, keys, values, mean)
         self.exact = reference_attention.attend(self.queries, keys, values)
@@ -29,11 +31,10 @@ class Head:
         scratch = np.full((GROUP + 2, self.room), np.nan, np.float32)
         out, lse = np.full((GROUP, DIM), np.nan, np.float32), np.full(GROUP, np.nan, np.float32)
         variance = np.full(GROUP, np.nan, np.float32)
-        attention_lvq4.scan(self.code_pages, self.queries, first, last, scratch[:GROUP])
         key = np.uint64(attention_sampling.sampling_key(1, step, 2, 3))
         reads = attention_priority.attend_priority(
-            self.pages.rows, self.queries, self.pages.addresses, self.count, first, last, scratch, self.code_pages,
-            attention_lvq4.norms_at(DIM), 1.0, floor, key, budget, out, lse, variance,
+            self.pages.rows, self.asked, 0, 0, GROUP, self.queries, self.pages.addresses, self.count, first, last,
+            scratch, self.code_pages, attention_lvq4.norms_at(DIM), 1.0, floor, key, budget, out, lse, variance,
         )  # fmt: skip
         return out, lse, variance, reads
 
@@ -78,6 +79,30 @@ def test_numerator_and_denominator_are_unbiased():
     np.testing.assert_allclose(np.mean(variances, axis=0), np.mean(errors, axis=0), rtol=0.15)
 
 
+def test_logits_may_be_taken_in_parts():
+    """More tokens than are scanned at once: the sample is that of the reference, by logits scanned together."""
+    first, last, budget = 5, 2 * attention_priority.SCANNED + 801, 300
+    head = Head(last + 99, 6)
+    logits = np.full((GROUP, head.room), np.nan, np.float32)
+    attention_lvq4.scan(head.code_pages, head.queries, first, last, logits)
+    norms = reference_attention.bfloat16(np.linalg.norm(head.values, axis=1).astype(np.float32))
+    key = attention_sampling.sampling_key(3, 1, 0, 0)
+    weights = reference_attention.weights(logits[:, first:last], norms[first:last], 1.0, 0.1).astype(np.float32)
+    uniforms = reference_attention.uniforms(np.arange(first, last), int(key))
+    expected, chances = reference_attention.priority_sample(weights, uniforms, budget)
+    scratch = np.full((GROUP + 2, head.room), np.nan, np.float32)
+    positions, probabilities = np.full(head.count, -7, np.int32), np.full(head.count, np.nan, np.float32)
+    reads = attention_priority.choose(
+        head.asked, 0, 0, GROUP, scratch, head.code_pages, attention_lvq4.norms_at(DIM), head.count, first, last, 1.0,
+        0.1, np.uint64(key), budget, positions, probabilities,
+    )  # fmt: skip
+    sampled = slice(first, first + budget)
+    assert reads == head.count - (last - first) + budget
+    assert len(np.setdiff1d(positions[sampled] - first, expected)) <= 1  # weights agree to 1e-5: one may be on the edge
+    _, own, reference = np.intersect1d(positions[sampled] - first, expected, return_indices=True)
+    np.testing.assert_allclose(probabilities[sampled][own], chances[reference], rtol=1e-4)
+
+
 def test_error_is_as_great_as_the_sample_says():
     head = Head(4000, 4)
     for step in range(20):
@@ -91,12 +116,11 @@ def test_a_part_of_the_positions_merges_to_the_whole():
     head = Head(900, 5)
     out, lse, variance, reads = head.attend(16, 836, 60, 7)
     scratch = np.full((GROUP + 2, head.room), np.nan, np.float32)
-    attention_lvq4.scan(head.code_pages, head.queries, 16, 836, scratch[:GROUP])
     positions, probabilities = np.full(reads, -7, np.int32), np.full(reads, np.nan, np.float32)
     key = np.uint64(attention_sampling.sampling_key(1, 7, 2, 3))
-    attention_sampling.choose(
-        scratch, head.code_pages, attention_lvq4.norms_at(DIM), 900, 16, 836, 1.0, 0.1, key, 60, positions,
-        probabilities,
+    attention_priority.choose(
+        head.asked, 0, 0, GROUP, scratch, head.code_pages, attention_lvq4.norms_at(DIM), 900, 16, 836, 1.0, 0.1, key,
+        60, positions, probabilities,
     )  # fmt: skip
     assert (np.diff(positions) > 0).all()
     assert (probabilities[(positions < 16) | (positions >= 836)] == 1).all()

@@ -1,10 +1,13 @@
 """Priority sampling against its reference and its promises, on every instruction set (see test_levels)."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from nearhash.kernels import attention_sampling, reference_attention
 from nearhash.kernels.attention_rows import PAGE
+from nearhash.kernels.attention_sampling import CHUNK
 from nearhash.kernels.philox import philox_words
 
 
@@ -23,7 +26,12 @@ def weigh(logits, norms, first, last, temperature):
     work, weights = np.full((len(logits), room), np.nan, np.float32), np.full(room, np.nan, np.float32)
     work[:, : logits.shape[1]] = logits
     pages, addresses = norm_pages(norms)
-    total = attention_sampling.weigh(work, addresses, 6, first, last, temperature, weights)
+    state = attention_sampling.open_chunks(len(logits), first, last)
+    start, stop = attention_sampling.around(first, last)
+    cuts = range(start - start % (2 * CHUNK) + 2 * CHUNK, stop, 2 * CHUNK)
+    for here, until in pairwise([start, *cuts, stop]):
+        attention_sampling.exponentiate(work, first, last, here, until, temperature, *state)
+    total = attention_sampling.mix(work, addresses, 6, first, last, temperature, *state, weights)
     del pages
     return weights, total
 
@@ -48,7 +56,15 @@ def select(times, weights, first, last, budget):
 @pytest.mark.parametrize("group", [1, 3, 4, 16])
 def test_weights(group):
     rng = np.random.default_rng(group)
-    for first, last, count in ((0, 1, 1), (0, 16, 16), (3, 700, 801), (250, 260, 300), (16, 17, 40), (16, 5000, 5128)):
+    for first, last, count in (
+        (0, 1, 1),
+        (0, 16, 16),
+        (3, 700, 801),
+        (250, 260, 300),
+        (16, 17, 40),
+        (16, 5000, 5128),
+        (4100, 9000, 9000),
+    ):
         logits = (rng.standard_normal((group, count)) * 4).astype(np.float32)
         norms = rng.uniform(0.5, 2, count)
         norms[:first] = np.nan

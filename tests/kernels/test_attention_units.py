@@ -8,6 +8,7 @@ from attention_pages import Pages, aligned
 
 from nearhash.kernels import (
     attention,
+    attention_code_scan,
     attention_lvq4,
     attention_pq4,
     attention_priority,
@@ -60,9 +61,9 @@ class Heads:
                 attention_pq4.encode(codes[head], 0, found, values[head])
         signs = rng.integers(0, 2**63, (QUERIES, bits // 64)).astype(np.uint64)
         self.asked = {
-            "lvq4": attention_units.LVQ4Queries(self.queries),
-            "pq4": attention_units.PQ4Queries(self.queries, bounds, words),
-            "simhash": attention_units.SimHashQueries(self.queries, signs),
+            "lvq4": attention_code_scan.LVQ4Queries(self.queries),
+            "pq4": attention_code_scan.PQ4Queries(self.queries, bounds, words),
+            "simhash": attention_code_scan.SimHashQueries(self.queries, signs),
         }[codec]
         # As in a store, rows of addresses have room for more, here for what is no address.
         self.pages, self.codes = (
@@ -85,11 +86,10 @@ class Heads:
             own = slice(STARTS[unit], STARTS[unit + 1])
             pages, codes = self.pages[head, :-1].copy(), self.codes[head, :-1].copy()
             lines = np.full((own.stop - own.start + 2, ROOM), np.nan, np.float32)
-            attention_units.scan(self.asked, head, own.start, own.stop, codes, FIRST, LAST, lines)
             key = np.uint64(attention_sampling.sampling_key(*SETTINGS.values(), unit))
             found[3][unit] = attention_priority.attend_priority(
-                self.rows, self.queries[own], pages, COUNT, FIRST, LAST, lines, codes, self.norms_at, 1.0, 0.02, key,
-                BUDGETS[unit], found[0][own], found[1][own], found[2][own],
+                self.rows, self.asked, head, own.start, own.stop, self.queries[own], pages, COUNT, FIRST, LAST, lines,
+                codes, self.norms_at, 1.0, 0.02, key, BUDGETS[unit], found[0][own], found[1][own], found[2][own],
             )  # fmt: skip
         return found
 
