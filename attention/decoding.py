@@ -211,10 +211,10 @@ class _Samples:
         lines = _scratch(rows * self.room)[: rows * self.room].reshape(rows, self.room)
         most = self.count - sampled + min(budget, sampled)
         positions, chances = np.empty(most, np.int32), np.empty(most, np.float32)
+        key = np.uint64(sampling_key(store.seed, self.reading.step, self.reading.layer, unit))
         found = choose(
             self.asked, head, own.start, own.stop, lines, pages, store._key_codes.norms_at, self.count, self.first,
-            self.last, self.estimator.temperature, self.estimator.floor,
-            np.uint64(sampling_key(store.seed, self.reading.step, self.reading.layer, unit)), budget, positions, chances,
+            self.last, self.estimator.temperature, self.estimator.floor, key, budget, positions, chances,
         )  # fmt: skip
         return positions[:found].astype(np.int64), np.log(chances[:found], dtype=np.float64)
 
