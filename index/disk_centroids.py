@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from nearhash.index.exact import exact_search
 from nearhash.index.graph import GraphIndex
 
 # Up to so many bytes of centroids all are compared: they stay in the cache, and nothing is missed.
@@ -23,7 +22,7 @@ class Centroids:
 
     def __init__(self, graph: GraphIndex) -> None:
         self.graph = graph
-        self._rows = graph._exact_rows()
+        self._rows = graph._codes.view
 
     @classmethod
     def over(cls, rows: NDArray[np.float32], seed: int, threads: int) -> "Centroids":
@@ -51,8 +50,6 @@ class Centroids:
 
     def nearest_among(self, queries: NDArray[np.float32], part: slice, count: int, threads: int) -> Near:
         """As `nearest`, but of consecutive centroids only, all of which are compared."""
-        prepared = self.graph._encoded_queries(queries)
         wanted = self.graph._points.filter(len(queries))
-        nothing: NDArray[np.float32] = np.empty(0, np.float32)
-        numbers, squares = exact_search(prepared, self._rows[part], nothing, "l2", wanted, count, threads)
+        numbers, squares = self.graph._fine.scan(self._rows[part], queries, wanted, count, threads)
         return numbers + np.int32(part.start), squares

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearhash.errors import CorruptIndexError, InvalidArgumentError
+from nearhash.errors import CorruptIndexError
 from nearhash.index.arguments import check_count
 from nearhash.index.arrays import Growable
 from nearhash.index.base import Progress, Slots
 from nearhash.index.codecs import make_codec
-from nearhash.index.exact import exact_search
+from nearhash.index.fine import make_fine
 from nearhash.index.hits import Hits
 from nearhash.index.metrics import norms
 from nearhash.index.points import Filter, NewPoints, SlotMask
@@ -24,7 +24,6 @@ from nearhash.kernels.threads import resolve_threads, run_chunks
 # A filtered walk looks at about beam * degree * n / m vectors in random order to find its answers among m of n, a scan
 # at m in order, each cheaper: below m^2 = SCAN_SHARE * beam * degree * n the scan is faster.
 SCAN_SHARE = 0.5
-CODECS = ("lvq8", "f32")
 # Inner product needs a bound on the norms. When a longer vector arrives the bound grows by more than it must, so
 # that the rebuilds this causes are few.
 NORM_HEADROOM = 1.2
@@ -80,11 +79,9 @@ class GraphIndex(TunableIndex):
         self.degree = check_count(degree, "degree", least=2, most=1024)
         self.build_beam = check_count(build_beam, "build_beam", most=1 << 20)
         self.seed = check_count(seed, "seed", least=0, most=2**64 - 1)
-        if codec not in CODECS:
-            raise InvalidArgumentError(f"codec: expected one of {', '.join(CODECS)}, got {codec!r}")
         self._codec = make_codec(codec, self.dim, has_extra=self.metric == "ip")
         self._codes = Growable.empty((self._codec.width,), self._codec.dtype)
-        self._vectors = None if self._codec.exact else Growable.empty((self.dim,), np.float32)
+        self._fine = make_fine(self._codec, self.metric)
         self._graph = Vamana(self.degree, self.build_beam, self.seed)
         self._norm_bound = 0.0  # ip: no vector is longer
 
@@ -100,7 +97,7 @@ class GraphIndex(TunableIndex):
         longest = float(norms(floats).max()) if self.metric == "ip" else 0.0
         first = self._graph.nodes == 0
         if longest > self._norm_bound and not first:
-            everything = np.concatenate([self._stored(), floats])
+            everything = np.concatenate([self._fine.vectors(self._codes.view, slice(None)), floats])
             self._rebuild(everything, longest * NORM_HEADROOM, progress)
             return
         if first:
@@ -109,15 +106,13 @@ class GraphIndex(TunableIndex):
         present = self._graph.nodes
         codes = self._codes.extend(len(floats))
         try:
-            if self._vectors is not None:
-                self._vectors.append(floats)
-            self._encode(self._stored()[present:] if self._vectors is not None else floats, codes)
+            self._fine.append(floats)
+            self._encode(floats, codes, present)
             entry = _medoid(floats) if first else -1
             self._graph.grow(self._codec.model, self._codes.view, entry, resolve_threads(self.threads), progress)
         except BaseException:
             self._codes.truncate(present)
-            if self._vectors is not None:
-                self._vectors.truncate(present)
+            self._fine.truncate(present)
             raise
 
     def _rebuild(self, floats: NDArray[np.float32], norm_bound: float, progress: Progress | None = None) -> None:
@@ -127,16 +122,15 @@ class GraphIndex(TunableIndex):
             fresh._norm_bound = norm_bound
             fresh._codec.train(floats)
             fresh._codes.extend(len(floats))
-            if fresh._vectors is not None:
-                fresh._vectors.append(floats)
-            fresh._encode(floats, fresh._codes.view)
+            fresh._fine.append(floats)
+            fresh._encode(floats, fresh._codes.view, 0)
             threads = resolve_threads(self.threads)
             fresh._graph.grow(fresh._codec.model, fresh._codes.view, _medoid(floats), threads, progress)
-        self._codec, self._codes, self._vectors = fresh._codec, fresh._codes, fresh._vectors
+        self._codec, self._codes, self._fine = fresh._codec, fresh._codes, fresh._fine
         self._graph, self._norm_bound = fresh._graph, fresh._norm_bound
 
     def _keep(self, slots: Slots, progress: Progress | None) -> None:
-        floats = self._stored()[slots]
+        floats = self._fine.vectors(self._codes.view, slots)
         bound = float(norms(floats).max()) if self.metric == "ip" and len(floats) else 0.0
         self._rebuild(floats, bound, progress)
 
@@ -188,12 +182,10 @@ class GraphIndex(TunableIndex):
         nodes, count = self._points.slots, len(queries)
         if not nodes or not count:
             return np.full((count, k), -1, np.int32), np.full((count, k), np.inf, np.float32)
-        encoded = self._encoded_queries(queries)
-        prepared = encoded if self._vectors is None else queries
         results = _Results.unwritten(count, k)
         if wanted.everything:
             # All nodes can be reached, so a pool of at least k ends with min(k, nodes) of them.
-            self._walk(encoded, prepared, np.full(count, min(beam, nodes)), rerank, wanted, results, threads)
+            self._walk(queries, np.full(count, min(beam, nodes)), rerank, wanted, results, threads)
             return results.slots, results.distances
         # Rounded up to powers of two, so that a pool is not made for every query of its own size; a few removed vectors
         # are no reason to look at twice as many.
@@ -203,31 +195,32 @@ class GraphIndex(TunableIndex):
         scanned &= wanted.counts < nodes
         walked = np.flatnonzero(~scanned)
         found = _Results.unwritten(len(walked), k)
-        self._walk(encoded[walked], prepared[walked], beams[walked], rerank, wanted.of(walked), found, threads)
+        self._walk(queries[walked], beams[walked], rerank, wanted.of(walked), found, threads)
         results.slots[walked], results.distances[walked] = found.slots, found.distances
         # Too little of the filter where the walk was: the scan knows for certain.
         scanned[walked] = found.matches < np.minimum(k, wanted.counts[walked])
         rest = np.flatnonzero(scanned)
         if len(rest):
-            results.slots[rest], results.distances[rest] = exact_search(
-                prepared[rest], self._exact_rows(), np.empty(0, np.float32), self.metric, wanted.of(rest), k, threads
+            results.slots[rest], results.distances[rest] = self._fine.scan(
+                self._codes.view, queries[rest], wanted.of(rest), k, threads
             )
         return results.slots, results.distances
 
     def _walk(
         self,
-        encoded: NDArray[Any],
-        prepared: NDArray[np.float32],
+        queries: NDArray[np.float32],
         beams: NDArray[np.int64],
         rerank: int,
         wanted: Filter,
         results: "_Results",
         threads: int,
     ) -> None:
-        """Search the graph for queries as codes and in the form for exact distances; `results` are written."""
-        exact = (self._exact_rows(), prepared, L2 if self.metric == "l2" else DOT, np.float32(self.metric == "cosine"))
-        which = (wanted.mask, wanted.labels, wanted.windows)
-        self._graph.search(self._codec.model, self._codes.view, encoded, beams, rerank, exact, which, results, threads)
+        """Search the graph; `results` are written."""
+        fine, which = self._fine.ask(self._codes.view, queries), (wanted.mask, wanted.labels, wanted.windows)
+        walked = DOT if self.metric == "ip" else L2
+        self._graph.search(
+            self._codec.model, self._codes.view, queries, walked, beams, rerank, fine, which, results, threads
+        )
 
     # --- effort ---
 
@@ -240,36 +233,31 @@ class GraphIndex(TunableIndex):
         return _Effort(effort["beam"], None)
 
     def _exact(self, queries: NDArray[Any], k: int, threads: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        rows = self._exact_rows()
-        prepared = self._encoded_queries(queries) if self._vectors is None else queries
         everything = self._points.filter(len(queries), None, None)
-        return exact_search(prepared, rows, np.empty(0, np.float32), self.metric, everything, k, threads)
+        return self._fine.scan(self._codes.view, queries, everything, k, threads)
 
     # --- facts and storage ---
 
     def _own_nbytes(self) -> int:
-        vectors = 0 if self._vectors is None else self._vectors.nbytes
-        return self._codes.nbytes + vectors + self._graph.nbytes
+        return self._codes.nbytes + self._fine.nbytes + self._graph.nbytes
 
     def _stored_vectors(self, slots: Slots) -> NDArray[np.float32]:
-        return np.ascontiguousarray(self._stored()[slots])
+        return self._fine.vectors(self._codes.view, slots)
 
     def _state(self) -> dict[str, Any]:
         return {"entry": self._graph.entry, "norm_bound": self._norm_bound}
 
     def _tensors(self) -> dict[str, NDArray[Any]]:
-        tensors = {"codes": self._codes.view, **self._codec.tensors(), **self._graph.tensors()}
-        if self._vectors is not None:
-            tensors["vectors"] = self._vectors.view
-        return tensors
+        return {
+            "codes": self._codes.view, **self._codec.tensors(), **self._graph.tensors(), **self._fine.tensors(),
+        }  # fmt: skip
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
         nodes = self._points.slots
         self._codes = Growable(take_tensor(tensors, "codes", self._codec.dtype, (nodes, self._codec.width)))
         self._graph.restore(tensors, header.get("entry"), nodes)
         self._codec.restore(tensors)
-        if self._vectors is not None:
-            self._vectors = Growable(take_tensor(tensors, "vectors", np.float32, (nodes, self.dim)))
+        self._fine.restore(tensors, nodes)
         bound = header.get("norm_bound")
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 <= bound < np.inf:
             raise CorruptIndexError(f"header 'norm_bound': expected a finite number >= 0, got {bound!r}")
@@ -277,13 +265,8 @@ class GraphIndex(TunableIndex):
 
     # --- representation ---
 
-    def _stored(self) -> NDArray[np.float32]:
-        """(n, dim) float32 vectors of all slots."""
-        source = self._codes if self._vectors is None else self._vectors
-        return source.view[:, : self.dim]
-
-    def _encode(self, floats: NDArray[np.float32], rows: NDArray[Any]) -> None:
-        """Codes of new vectors, in parallel; for ip with the coordinate that lifts all of them to one norm."""
+    def _encode(self, floats: NDArray[np.float32], rows: NDArray[Any], slot: int) -> None:
+        """Codes of new vectors, in slots from `slot` on; for ip with the coordinate that lifts all to one norm."""
 
         def task(first: int, last: int) -> None:
             part = floats[first:last]
@@ -292,21 +275,9 @@ class GraphIndex(TunableIndex):
                 squares = norms(part).astype(np.float64) ** 2
                 extra = np.sqrt(np.maximum(self._norm_bound**2 - squares, 0.0)).astype(np.float32)
             self._codec.encode(part, extra, rows[first:last])
+            self._fine.encode(part, rows[first:last], slot + first)
 
         run_chunks(task, len(floats), resolve_threads(self.threads), 8192)
-
-    def _encoded_queries(self, floats: NDArray[np.float32]) -> NDArray[Any]:
-        """Queries as rows of codes; their extra coordinate is 0."""
-        encoded = np.empty((len(floats), self._codec.width), self._codec.dtype)
-        self._codec.encode(floats, np.zeros(len(floats), np.float32), encoded)
-        return encoded
-
-    def _exact_rows(self) -> NDArray[np.float32]:
-        """Vectors for exact distances, as wide as `_nearest` has the queries.
-
-        Rows of an exact codec serve as they are: the padding is zero, and so is the extra coordinate of queries.
-        """
-        return self._codes.view if self._vectors is None else self._vectors.view
 
 
 class _Effort(NamedTuple):

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from nearhash.errors import CorruptIndexError
 from nearhash.index.arrays import Growable
+from nearhash.index.fine import FineQueries
 from nearhash.kernels.codes import Model
 from nearhash.kernels.grow import choose_parents, insert_batch, link_batch
 from nearhash.kernels.threads import run_chunks
@@ -197,33 +198,32 @@ class Vamana:
         self,
         model: Model,
         codes: NDArray[Any],
-        encoded: NDArray[Any],
+        queries: NDArray[np.float32],
+        walked: int,
         beams: NDArray[np.int64],
         rerank: int,
-        exact: tuple[NDArray[np.float32], NDArray[np.float32], int, np.float32],
+        fine: FineQueries,
         wanted: tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]],
         results: tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]],
         threads: int,
     ) -> None:
-        """Walk for each encoded query; arguments are those of ``kernels.walk.search_batch``.
+        """Walk for each query; arguments are those of ``kernels.walk.search_batch``.
 
-        exact: (vectors, queries, metric, offset); wanted: (mask, labels, windows); results: (slots, distances,
-        matches), written.
+        wanted: (mask, labels, windows); results: (slots, distances, matches), written.
         """
-        vectors, queries, metric, offset = exact
         mask, labels, windows = wanted
 
         def task(first: int, last: int) -> None:
             part = slice(first, last)
             seen, state = scratch = self._scratch.take(len(codes))
             search_batch(
-                model, codes, encoded[part], self.neighbours, self.entry, seen, state, beams[part], rerank,
-                vectors, queries[part], metric, offset, mask, labels, windows[part],
+                model, codes, self.neighbours, self.entry, seen, state, beams[part], rerank, queries[part], walked,
+                fine.source, fine.queries[part], fine.metric, fine.bases[part], mask, labels, windows[part],
                 *(array[part] for array in results),
             )  # fmt: skip
             self._scratch.give_back(scratch)
 
-        run_chunks(task, len(encoded), threads, max(1, len(encoded)) if threads == 1 else 16)
+        run_chunks(task, len(queries), threads, max(1, len(queries)) if threads == 1 else 16)
 
     # --- storage ---
 

@@ -7,7 +7,7 @@ Gathering first turns a chain of cache misses into one wave of them.
 
 import numpy as np
 
-from nearhash.kernels.codes import distance, prefetch_row
+from nearhash.kernels.codes import distance, estimate, prefetch_row
 from nearhash.kernels.jit import jit_inline
 from nearhash.kernels.pool import FLAG, insert_at, key_slot, make_key
 from nearhash.kernels.simd import offset, prefetch
@@ -16,18 +16,27 @@ PREFETCH_AHEAD = 6
 
 
 @jit_inline
-def beam_search(
-    scheme, buffer, constants, rows, line, neighbours, degree, entry, seen, epoch, fresh, pool, beam, expanded, limit
-):
-    """Walk from `entry` towards the prepared query; returns (pool size, number of expanded).
+def _away(scheme, buffer, constants, by_query, rows, node):
+    if by_query:
+        return estimate(scheme, buffer, constants, rows, node)
+    return distance(scheme, buffer, constants, rows, node)
 
-    scheme, see codes.py. Arrays are pointers: rows, the codes; neighbours (n, degree) int32, -1 after the last; seen
-    (n,) uint8, equal to `epoch` where visited; fresh (degree,) int32 scratch; pool (beam,) uint64, result, ascending;
-    expanded (limit,) uint64, keys in order of expansion, the first `limit` of them.
+
+@jit_inline
+def beam_search(
+    scheme, buffer, constants, by_query, rows, line, neighbours, degree, entry, seen, epoch, fresh, pool, beam,
+    expanded, limit,
+):  # fmt: skip
+    """Walk from `entry` towards what was made ready; returns (pool size, number of expanded).
+
+    scheme, see codes.py; by_query, a constant: whether a query was made ready, and `estimate` tells how far nodes are,
+    or a row, and `distance` does. Arrays are pointers: rows, the codes; neighbours (n, degree) int32, -1 after the
+    last; seen (n,) uint8, equal to `epoch` where visited; fresh (degree,) int32 scratch; pool (beam,) uint64, result,
+    ascending; expanded (limit,) uint64, keys in order of expansion, the first `limit` of them.
     """
     width = scheme.width
     seen[entry] = epoch
-    pool[0] = make_key(distance(scheme, buffer, constants, rows, entry), entry)
+    pool[0] = make_key(_away(scheme, buffer, constants, by_query, rows, entry), entry)
     size, cursor, steps = 1, 0, 0
     while cursor < size:
         key = pool[cursor]
@@ -60,7 +69,7 @@ def beam_search(
             if j + PREFETCH_AHEAD < count:
                 prefetch_row(rows, width, line, np.int64(fresh[j + PREFETCH_AHEAD]))
             node = np.int64(fresh[j])
-            candidate = make_key(distance(scheme, buffer, constants, rows, node), node)
+            candidate = make_key(_away(scheme, buffer, constants, by_query, rows, node), node)
             if size < beam or candidate < pool[beam - 1]:
                 position = insert_at(pool, size, beam, candidate)
                 size += 1 if size < beam else 0

@@ -37,7 +37,7 @@ def insert_batch(model, codes, neighbours, entry, nodes, first, last, seen, stat
         node = np.int64(nodes[i])
         prepare(scheme, table, rows, node, pointer(buffer, 0), pointer(constants, 0))
         size, steps = beam_search(
-            scheme, pointer(buffer, 0), pointer(constants, 0), rows, line, links, degree, entry,
+            scheme, pointer(buffer, 0), pointer(constants, 0), False, rows, line, links, degree, entry,
             pointer(seen, 0), next_epoch(seen, state), pointer(fresh, 0), pointer(pool, 0), beam,
             pointer(expanded, 0), limit,
         )  # fmt: skip

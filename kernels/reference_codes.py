@@ -64,6 +64,25 @@ def lvq4_encode(
     return np.clip(codes, 0, 15).astype(np.uint8), lower, step
 
 
+def lvq4x8_encode(
+    vectors: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    codes: NDArray[Any],
+    lower: NDArray[Any],
+    step: NDArray[Any],
+) -> tuple[NDArray[np.uint8], Floats]:
+    """Second level (n, dim) of LVQ-4x8, and the vectors less the mean that both levels are read back as.
+
+    Aguerrebere et al. (VLDB 2023), sec. 3.2: what the first level leaves, from - step / 2 to step / 2, in 255 steps.
+    """
+    inverse = np.divide(np.float32(1), step, out=np.zeros_like(step), where=step > 0)
+    rest = (vectors - mean - lower[:, None]) * inverse[:, None] - codes.astype(np.float32)
+    fine = np.clip(np.floor((rest + np.float32(0.5)) * np.float32(255) + np.float32(0.5)), 0, 255)
+    wide = step.astype(np.float64)[:, None]
+    read = lower.astype(np.float64)[:, None] - wide / 2 + wide / 255 * (255.0 * codes + fine)
+    return fine.astype(np.uint8), read
+
+
 def pq8_encode(vectors: NDArray[np.float32], codewords: NDArray[np.float32], parts: int) -> NDArray[np.uint8]:
     """(n, parts) nearest codewords of (dim, 256), ties to the lower code."""
     dim = vectors.shape[1]

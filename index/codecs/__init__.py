@@ -8,6 +8,7 @@ from nearhash.index.codecs.base import Codec
 from nearhash.index.codecs.float8 import Float8Codec
 from nearhash.index.codecs.float_rows import Float16Codec, Float32Codec
 from nearhash.index.codecs.lvq4 import LVQ4Codec
+from nearhash.index.codecs.lvq4x8 import LVQ4x8Codec
 from nearhash.index.codecs.lvq8 import LVQ8Codec
 from nearhash.index.codecs.pq8 import PQ8Codec
 from nearhash.index.codecs.rabitq import RaBitQCodec
@@ -17,7 +18,10 @@ CODECS: dict[str, type[Codec]] = {
     for codec in (Float32Codec, Float16Codec, Float8Codec, LVQ8Codec, LVQ4Codec, PQ8Codec, RaBitQCodec)
 }
 
-__all__ = ["CODECS", "Codec", "make_codec"]
+GRAPH_CODECS: dict[str, type[Codec]] = {**CODECS, LVQ4x8Codec.name: LVQ4x8Codec}
+"""Those that a graph may be over: lists have no place for a second level."""
+
+__all__ = ["CODECS", "GRAPH_CODECS", "Codec", "make_codec"]
 
 
 def make_codec(name: Any, dim: int, has_extra: bool, **options: Any) -> Codec:
@@ -26,7 +30,7 @@ def make_codec(name: Any, dim: int, has_extra: bool, **options: Any) -> Codec:
     Parameters
     ----------
     name : str
-        One of `CODECS`; ``"rabitq4"`` is short for ``"rabitq", bits=4``, and so on from 1 to 8.
+        One of `GRAPH_CODECS`; ``"rabitq4"`` is short for ``"rabitq", bits=4``, and so on from 1 to 8.
     dim : int
         Dimension of the vectors.
     has_extra : bool
@@ -42,12 +46,12 @@ def make_codec(name: Any, dim: int, has_extra: bool, **options: Any) -> Codec:
     short = re.fullmatch(r"rabitq([1-8])", name) if isinstance(name, str) else None
     if short is not None and "bits" not in options:
         name, options = "rabitq", {**options, "bits": int(short[1])}
-    if not isinstance(name, str) or name not in CODECS:
-        raise InvalidArgumentError(f"codec: expected one of {', '.join(CODECS)}, got {name!r}")
+    if not isinstance(name, str) or name not in GRAPH_CODECS:
+        raise InvalidArgumentError(f"codec: expected one of {', '.join(GRAPH_CODECS)}, got {name!r}")
     try:
-        return CODECS[name](dim, has_extra, **options)
+        return GRAPH_CODECS[name](dim, has_extra, **options)
     except TypeError:
-        known = CODECS[name](dim, has_extra).options
+        known = GRAPH_CODECS[name](dim, has_extra).options
         unknown = sorted(set(options) - set(known))
         if not unknown:
             raise

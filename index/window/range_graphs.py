@@ -10,8 +10,10 @@ from nearhash.errors import DimensionError
 from nearhash.index.arguments import as_float32, as_labels, as_matrix, as_windows, check_dim, check_metric, for_kernels
 from nearhash.index.arrays import Growable
 from nearhash.index.codecs import make_codec
+from nearhash.index.fine import FineQueries
 from nearhash.index.metrics import normalised
 from nearhash.index.vamana import Vamana
+from nearhash.kernels.fine import FloatRows
 from nearhash.kernels.pool import EMPTY_KEY
 from nearhash.kernels.scan import DOT, L2, scan_rows, unpack_pools
 from nearhash.kernels.threads import resolve_threads, run_chunks
@@ -186,14 +188,12 @@ class RangeGraphs:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
         """(ranks (q, k), distances (q, k), matches (q,)) of a walk over the graph of a range."""
         first, last = node
-        own = slice(first, last)
-        encoded = np.empty((len(queries), self._codec.width), self._codec.dtype)
-        self._codec.encode(queries, np.zeros(len(queries), np.float32), encoded)
+        own, (metric, offset) = slice(first, last), self._scoring
         slots, distances = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.float32)
         matches = np.empty(len(queries), np.int64)
         self._graphs[node].search(
-            self._codec.model, self._codes[own], encoded, np.full(len(queries), min(beam, last - first)),
-            max(4 * k, 32), (self._rows[own], queries, *self._scoring),
+            self._codec.model, self._codes[own], queries, L2, np.full(len(queries), min(beam, last - first)),
+            max(4 * k, 32), FineQueries(FloatRows(self._rows[own]), queries, metric, np.full(len(queries), offset)),
             (_NO_MASK, self._positions[own], windows.astype(np.float64)), (slots, distances, matches), 1,
         )  # fmt: skip
         return np.where(slots >= 0, slots + np.int32(first), np.int32(-1)), distances, matches

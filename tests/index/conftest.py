@@ -12,6 +12,7 @@ KINDS = [
     "flat-f16",
     "graph-lvq8",
     "graph-f32",
+    "graph-lvq4x8",
     "ivf-pq4",
     "ivf-spill",
     "ivf-f16",
@@ -19,6 +20,8 @@ KINDS = [
     "window-f16",
     "lsh",
 ]
+
+INEXACT = {"graph-lvq4x8"}  # they keep no vectors, and distances are those of what is left of them
 
 
 def clustered(count: int, seed: int, dim: int = DIM) -> np.ndarray:

@@ -9,20 +9,25 @@ from nearhash.index.codecs import make_codec
 from nearhash.kernels import beam, codes, grow, prune, reference
 from nearhash.kernels import walk as walk_kernels
 from nearhash.kernels.pool import key_slot, make_key
+from nearhash.kernels.scan import L2
 from nearhash.kernels.simd import pointer
 
 MODEL = make_codec("f32", 3, has_extra=False).model
 
 
 @numba.njit
-def walk(model, rows, query, neighbours, entry, width, limit):
+def walk(model, rows, query, neighbours, entry, width, limit, by_query):
     scheme, table = model
     buffer, constants = codes.query_buffer(scheme), np.empty(codes.CONSTANTS, np.float32)
-    codes.prepare(scheme, pointer(table, 0), pointer(rows, 0), query, pointer(buffer, 0), pointer(constants, 0))
+    if by_query:
+        asked = pointer(rows, query * rows.shape[1])
+        codes.prepare_query(scheme, pointer(table, 0), asked, L2, pointer(buffer, 0), pointer(constants, 0))
+    else:
+        codes.prepare(scheme, pointer(table, 0), pointer(rows, 0), query, pointer(buffer, 0), pointer(constants, 0))
     seen, fresh = np.zeros(len(rows), np.uint8), np.full(neighbours.shape[1], -9, np.int32)
     pool, expanded = np.full(width, np.uint64(0xDEAD)), np.full(limit, np.uint64(0xDEAD))
     size, steps = beam.beam_search(
-        scheme, pointer(buffer, 0), pointer(constants, 0), pointer(rows, 0), 16, pointer(neighbours, 0),
+        scheme, pointer(buffer, 0), pointer(constants, 0), by_query, pointer(rows, 0), 16, pointer(neighbours, 0),
         neighbours.shape[1], entry, pointer(seen, 0), np.uint8(1), pointer(fresh, 0), pointer(pool, 0), width,
         pointer(expanded, 0), limit,
     )  # fmt: skip
@@ -68,10 +73,11 @@ def test_beam_search(seed):
     away = pairwise(rows)
     for width in (1, 2, 7, 64, 300):
         query, entry = (int(x) for x in rng.integers(0, count, 2))
-        found, expanded = walk(MODEL, rows, query, neighbours, entry, width, 400)
         expected, order = reference.beam_search(away[query], neighbours, entry, width)
-        assert found == expected
-        assert expanded == order
+        for by_query in (False, True):
+            found, expanded = walk(MODEL, rows, query, neighbours, entry, width, 400, by_query)
+            assert found == expected
+            assert expanded == order
 
 
 @numba.njit
@@ -93,7 +99,7 @@ def test_a_new_epoch_marks_nothing_as_seen():
 def test_beam_search_records_no_more_than_its_limit():
     rows = grid_rows(50, np.random.default_rng(0))
     neighbours = np.roll(np.arange(50, dtype=np.int32), -1)[:, None].copy()
-    found, expanded = walk(MODEL, rows, 0, neighbours, 0, 50, 5)
+    found, expanded = walk(MODEL, rows, 0, neighbours, 0, 50, 5, False)
     assert sorted(found) == list(range(50))
     assert expanded == [0, 1, 2, 3, 4]
 

@@ -18,6 +18,7 @@ FILES = (
     "test_simd.py",
     "test_simd_codes.py",
     "test_lvq.py",
+    "test_lvq4x8.py",
     "test_scan.py",
     "test_fastscan.py",
     "test_select.py",
