@@ -23,8 +23,8 @@ def quantise_query(vector, centre, dim, metric, out, constants):
     euclidean = metric == L2
     largest, along = np.float32(0.0), 0.0
     for i in range(dim):
-        value = vector[i] - centre[i] if euclidean else vector[i]
-        largest = max(largest, abs(value))
+        largest = max(largest, abs(vector[i] - centre[i] if euclidean else vector[i]))
+    for i in range(0 if euclidean else dim):
         along += np.float64(vector[i]) * np.float64(centre[i])
     quantise(vector, centre, dim, euclidean, largest, out, constants)
     set_weights(metric, np.float32(along), constants)

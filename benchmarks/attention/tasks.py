@@ -6,7 +6,7 @@ attention; the answer is generated through it, greedily. The first two layers st
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -53,15 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tasks = [name for name in TASKS if re.search(options.tasks, name)]
     path = options.results / "attention-tasks.json"
     if not options.report:
-        document = run(options.contexts, options.cases, tasks, ways, options.threads)
-        write_document(path, with_kept(path, document, "tasks", ("task", "tokens")) if options.keep else document)
+        keep = options.keep
+        for document in run(options.contexts, options.cases, tasks, ways, options.threads):
+            # Each task is written as it is done: all of them take hours.
+            write_document(path, with_kept(path, document, "tasks", ("task", "tokens")) if keep else document)
+            keep = True
     write_text(path.with_suffix(".md"), tasks_part(read_document(path)))
     return 0
 
 
 def run(
     contexts: Sequence[int], cases: int, tasks: Sequence[str], ways: dict[str, dict[str, Any]], threads: int | None
-) -> Document:
+) -> Iterator[Document]:
+    """A document for each task and context, with that alone."""
     import torch
 
     import nearhash as nh
@@ -69,7 +73,12 @@ def run(
     torch.set_num_threads(threads or available_threads())
     nh.attention.register()
     model, tokenizer = load_model("nearhash"), load_tokenizer()
-    entries = []
+    facts = {
+        "kind": "attention-tasks",
+        "date": date.today().isoformat(),
+        "machine": machine_facts(),
+        "settings": {"model": NAME, "dense_layers": sorted(DENSE_LAYERS), "cases": cases},
+    }
     for count in contexts:
         for task in tasks:
             scores: list[dict[str, float]] = []
@@ -78,15 +87,9 @@ def run(
                 scores += ask(model, tokenizer, case, ways, threads)
                 if np.mean([score["dense"] for score in scores]) < LEAST_DENSE / 2:
                     break  # nor will it come to what is asked for
-            entries.append({"task": task, "tokens": count, **summary(scores)})
-            say(f"{task}, {count} tokens: {entries[-1]['scores']}")
-    return {
-        "kind": "attention-tasks",
-        "date": date.today().isoformat(),
-        "machine": machine_facts(),
-        "settings": {"model": NAME, "dense_layers": sorted(DENSE_LAYERS), "cases": cases},
-        "tasks": entries,
-    }
+            entry = {"task": task, "tokens": count, **summary(scores)}
+            say(f"{task}, {count} tokens: {entry['scores']}")
+            yield {**facts, "tasks": [entry]}
 
 
 def ask(

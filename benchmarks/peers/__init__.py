@@ -14,6 +14,7 @@ from benchmarks.peers.hnswlib_hnsw import HnswlibHnsw
 from benchmarks.peers.nearhash_indexes import (
     NearhashFlat,
     NearhashGraphF32,
+    NearhashGraphLvq4x8,
     NearhashGraphLvq8,
     NearhashIvf,
     NearhashIvfSpill,
@@ -27,6 +28,7 @@ PEERS: dict[str, type[Peer]] = {
         NearhashIvf,
         NearhashIvfSpill,
         NearhashGraphLvq8,
+        NearhashGraphLvq4x8,
         NearhashGraphF32,
         NearhashFlat,
         HnswlibHnsw,

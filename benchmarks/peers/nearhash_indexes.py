@@ -75,6 +75,11 @@ class NearhashGraphLvq8(NearhashGraph):
     codec = "lvq8"
 
 
+class NearhashGraphLvq4x8(NearhashGraph):
+    name = "nearhash-graph-lvq4x8"
+    codec = "lvq4x8"
+
+
 class NearhashGraphF32(NearhashGraph):
     name = "nearhash-graph-f32"
     codec = "f32"

@@ -5,7 +5,7 @@ import pytest
 from conftest import DIM, clustered, exact_distances, make, recall
 
 import nearhash as nh
-from nearhash.index.codecs import make_codec
+from nearhash.index.codecs import GRAPH_CODECS, make_codec
 from nearhash.index.vamana import Vamana
 
 
@@ -22,7 +22,7 @@ def reachable(index) -> int:
     return int(seen.sum())
 
 
-@pytest.mark.parametrize("codec", ["lvq8", "f32"])
+@pytest.mark.parametrize("codec", ["lvq8", "f32", "lvq4x8"])
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 def test_same_bytes_at_any_thread_count(tmp_path, codec, metric):
     files = []
@@ -37,6 +37,58 @@ def test_same_bytes_at_any_thread_count(tmp_path, codec, metric):
     other = nh.GraphIndex(DIM, metric, codec=codec, degree=12, build_beam=32, seed=10)
     other.add(clustered(700, 0))
     assert not np.array_equal(other._graph.neighbours, index._graph.neighbours[:700])
+
+
+def test_codecs_are_those_of_a_graph():
+    assert set(GRAPH_CODECS) == {"f32", "f16", "float8", "lvq8", "lvq4", "lvq4x8", "pq8", "rabitq"}
+
+
+@pytest.mark.parametrize(
+    ("codec", "metric"),
+    [("f16", "l2"), ("float8", "cosine"), ("lvq4", "ip"), ("pq8", "cosine"), ("rabitq4", "l2"), ("rabitq4", "ip"),
+     ("lvq4x8", "ip"), ("lvq4x8", "cosine")],
+)  # fmt: skip
+def test_every_codec_finds_saves_and_grows(tmp_path, codec, metric):
+    """A few vectors first, which is all that a codec learns from; then many, longer ones among them.
+
+    Of a few vectors nobody learns codewords.
+    """
+    base, queries = clustered(900, 0) * np.linspace(0.5, 1.5, 900)[:, None].astype(np.float32), clustered(30, 1)
+    index = nh.GraphIndex(DIM, metric, codec=codec, degree=16, build_beam=48)
+    for part in np.split(base, [300] if codec == "pq8" else [1, 3, 300]):
+        index.add(part)
+    assert reachable(index) == 900
+    away = exact_distances(base, queries, metric)
+    truth = np.argsort(away, axis=1, kind="stable")[:, :10]
+    hits = index.search(queries, k=10, beam=400, rerank=400)
+    assert recall(hits.ids, truth) >= 0.98
+    inexact = 2e-2 if codec == "lvq4x8" else 2e-5
+    np.testing.assert_allclose(
+        hits.distances, np.take_along_axis(away, hits.ids, axis=1), rtol=inexact, atol=inexact * max(1, away.std() / 10)
+    )
+    index.save(tmp_path / "x")
+    again = nh.load(tmp_path / "x")
+    assert again.codec == codec
+    loaded = again.search(queries, k=10, beam=400, rerank=400)
+    np.testing.assert_array_equal(loaded.ids, hits.ids)
+    np.testing.assert_array_equal(loaded.distances, hits.distances)
+    for some in (index, again):
+        some.add(clustered(200, 3))
+        some.remove(np.arange(0, 900, 2))
+        some.compact()
+    assert index.search(queries, k=5).ids.tolist() == again.search(queries, k=5).ids.tolist()
+    assert reachable(index) == len(index) == 650
+
+
+def test_two_levels_take_a_third_of_the_memory():
+    vectors = np.random.default_rng(0).standard_normal((500, 784)).astype(np.float32)
+    sizes = {}
+    for codec in ("lvq8", "lvq4x8"):
+        index = nh.GraphIndex(784, codec=codec, degree=32, build_beam=32)
+        index.add(vectors)
+        sizes[codec] = index.nbytes / 500
+    assert sizes["lvq4x8"] < 448 + 784 + 33 * 4 + 30
+    assert sizes["lvq4x8"] < 0.35 * sizes["lvq8"]
 
 
 HARD_DATA = {
