@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearhash.attention.estimators import make_estimator
-from nearhash.attention.estimators.base import Estimator, check_number
+from nearhash.attention.estimators.base import Estimator
 from nearhash.attention.estimators.priority import LEAST_SAMPLE
 from nearhash.errors import DimensionError, DtypeError, InvalidArgumentError
 from nearhash.hashing.vectors import is_tensor
-from nearhash.index.arguments import check_count
+from nearhash.index.arguments import check_count, check_number
 
 _LARGEST = 1e15  # of keys, values and queries; products stay finite
 

@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from nearhash.attention.decoder import NAME, KVCache, KVStoreLayer
-from nearhash.attention.estimators.base import check_number
 from nearhash.errors import InvalidArgumentError
-from nearhash.index.arguments import check_count
+from nearhash.index.arguments import check_count, check_number
 
 
 class Calibration(NamedTuple):

@@ -184,3 +184,12 @@ def as_windows(window: ArrayLike, count: int) -> NDArray[np.float64]:
         lo, hi = array[wrong[0]]
         raise InvalidArgumentError(f"window: expected lo <= hi, got [{lo}, {hi}) for query {wrong[0]}")
     return array
+
+
+def check_number(value: Any, name: str, above: float, most: float) -> float:
+    """A value that is a number above one and at most another; raises InvalidArgumentError."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
+        raise InvalidArgumentError(f"{name}: expected a number, got {value!r:.80}")
+    if not above < value <= most:
+        raise InvalidArgumentError(f"{name}: expected a number above {above:g} and up to {most:g}, got {value!r}")
+    return float(value)

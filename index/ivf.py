@@ -1,7 +1,7 @@
 """Approximate search in the lists of a partition, over 4-bit codes."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -79,7 +79,7 @@ class IVFIndex(ListIndex):
 
     kind = "ivf"
     _SETTINGS = ("lists", "codec", "seed", "spill", "store")
-    _EFFORTS = Effort._fields
+    _EFFORTS: ClassVar = dict.fromkeys(Effort._fields, int)
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Approximate search in hash tables of vectors: cross-polytope or hyperplane buckets, multiprobe, exact distances."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -77,7 +77,7 @@ class LSHIndex(TunableIndex):
 
     kind = "lsh"
     _SETTINGS = ("family", "tables", "hashes", "seed", "last_dims")
-    _EFFORTS = ("probes",)
+    _EFFORTS: ClassVar = {"probes": int}
     _COMPACT_AT = 0.25
 
     def __init__(

@@ -4,7 +4,7 @@ import math
 import time
 from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from nearhash.errors import InvalidArgumentError
 from nearhash.index.arguments import as_matrix, check_count
 from nearhash.index.base import Progress, VectorIndex
+from nearhash.index.points import Filter
 from nearhash.index.tuned import Effort, Tuned, TunedEntry, check_recall
 from nearhash.kernels.threads import resolve_threads
 
@@ -76,15 +77,25 @@ class Space(NamedTuple):
     low, high : int
     lanes : sequence of efforts
         Values of the other parameters; one of them empty where there are none. By rising work.
-    work : callable
-        The work of an effort; rises with the parameter.
+    work : callable, optional
+        The work of an effort; rises with the parameter. None where only a search can tell.
     """
 
     parameter: str
     low: int
     high: int
     lanes: Sequence[Effort]
-    work: Callable[[Effort], float]
+    work: Callable[[Effort], float] | None = None
+
+
+class Outcome(NamedTuple):
+    """What a search with some effort gave.
+
+    recalls: (q,) float64, of each query; work: what was counted, None where the space knows it.
+    """
+
+    recalls: NDArray[np.float64]
+    work: float | None = None
 
 
 def lower_bound(recalls: NDArray[np.float64]) -> float:
@@ -103,7 +114,7 @@ def lower_bound(recalls: NDArray[np.float64]) -> float:
 
 
 def find_effort(
-    recalls_at: Callable[[Effort], NDArray[np.float64]], space: Space, recall: float, progress: Progress | None = None
+    outcome_of: Callable[[Effort], Outcome], space: Space, recall: float, progress: Progress | None = None
 ) -> tuple[Measured | None, tuple[Measured, ...]]:
     """The effort with the least work whose recall is at least `recall` with 95% confidence.
 
@@ -113,8 +124,8 @@ def find_effort(
 
     Parameters
     ----------
-    recalls_at : callable
-        Measures the recall of each query (q,) at an effort; called once for each.
+    outcome_of : callable
+        Searches with an effort; called once for each.
     space : Space
     recall : float
     progress : callable, optional
@@ -133,29 +144,34 @@ def find_effort(
         if progress is not None:
             progress(number, len(space.lanes))
         most = math.inf if best is None else best.work
-        reached = _least_in_lane(recalls_at, space, lane, recall, most, found)
-        best = best if reached is None else reached
+        reached = _least_in_lane(outcome_of, space, lane, recall, most, found)
+        best = best if reached is None or reached.work >= most else reached
     if progress is not None:
         progress(len(space.lanes), len(space.lanes))
     return best, tuple(found)
 
 
 def _least_in_lane(
-    recalls_at: Callable[[Effort], NDArray[np.float64]],
+    outcome_of: Callable[[Effort], Outcome],
     space: Space,
     lane: Effort,
     recall: float,
     most: float,
     found: list[Measured],
 ) -> Measured | None:
-    """The least effort of a lane that reaches the recall with less than `most` work; what is tried goes to `found`."""
+    """The least effort of a lane that reaches the recall; what is tried goes to `found`.
+
+    None if it takes `most` work or more, as far as that can be told in advance.
+    """
 
     def measured(value: int) -> Measured:
         effort = {**lane, space.parameter: value}
         started = time.perf_counter()
-        recalls = recalls_at(effort)
+        recalls, counted = outcome_of(effort)
         seconds = (time.perf_counter() - started) / len(recalls)
-        found.append(Measured(effort, float(recalls.mean()), lower_bound(recalls), space.work(effort), seconds))
+        work = space.work(effort) if counted is None and space.work is not None else counted
+        assert work is not None
+        found.append(Measured(effort, float(recalls.mean()), lower_bound(recalls), work, seconds))
         return found[-1]
 
     high = _greatest(space, lane, most)
@@ -183,8 +199,11 @@ def _least_in_lane(
 
 def _greatest(space: Space, lane: Effort, most: float) -> int | None:
     """The greatest value of the parameter with less than `most` work; None if there is none."""
+    work = space.work
+    if work is None:
+        return space.high
     values = range(space.low, space.high + 1)
-    fitting = bisect_left(values, most, key=lambda value: space.work({**lane, space.parameter: value}))
+    fitting = bisect_left(values, most, key=lambda value: work({**lane, space.parameter: value}))
     return values[fitting - 1] if fitting else None
 
 
@@ -203,8 +222,8 @@ class TunableIndex(VectorIndex):
     Files keep what was chosen, under ``tuned`` of the header.
     """
 
-    _EFFORTS: ClassVar[tuple[str, ...]]
-    """Keyword arguments of `search` that `tune` chooses."""
+    _EFFORTS: ClassVar[Mapping[str, type]]
+    """Keyword arguments of `search` that `tune` chooses, and whether they are whole numbers: int or float."""
 
     def __init__(self, dim: int, metric: str, threads: int | None = None) -> None:
         super().__init__(dim, metric, threads)
@@ -252,8 +271,7 @@ class TunableIndex(VectorIndex):
             if not self._points.size:
                 raise InvalidArgumentError("tune: the index is empty; add vectors first")
             size = self._points.size
-            recalls_at = self._recall_of_efforts(prepared, k)
-            chosen, found = find_effort(recalls_at, self._effort_space(k), recall, progress)
+            chosen, found = find_effort(self._outcomes(prepared, k), self._effort_space(k), recall, progress)
         if chosen is None:
             best = max(found, key=lambda one: one.bound)
             raise InvalidArgumentError(
@@ -265,8 +283,8 @@ class TunableIndex(VectorIndex):
             self._tuned = self._tuned.with_entry(entry)
         return Tuning(k, recall, chosen, curve(found))
 
-    def _recall_of_efforts(self, queries: NDArray[Any], k: int) -> Callable[[Effort], NDArray[np.float64]]:
-        """A function from an effort to the recall (q,) of each query, timed on one thread. The lock is held."""
+    def _outcomes(self, queries: NDArray[Any], k: int) -> Callable[[Effort], Outcome]:
+        """A function from an effort to the recall of each query and the work, on one thread. The lock is held."""
         wanted = self._filter(len(queries), None, None, None)
         nearest, distances = self._exact(queries, k, resolve_threads(None))
         expected = (nearest >= 0).sum(axis=1)
@@ -274,18 +292,28 @@ class TunableIndex(VectorIndex):
         rows = np.arange(len(queries), dtype=np.int64)[:, None] << 32
         right_keys = np.where(nearest >= 0, rows | nearest, -1)
 
-        def recalls(effort: Effort) -> NDArray[np.float64]:
-            slots, found = self._nearest(queries, k, wanted, self._effort_of(effort), 1)
+        def outcome(effort: Effort) -> Outcome:
+            slots, found, work = self._counted_search(queries, k, wanted, effort)
             # One of several that are equally far is as right as another.
             right = (slots >= 0) & ((found <= farthest) | np.isin(rows | slots, right_keys))
-            return np.asarray(np.minimum(right.sum(axis=1), expected) / expected)
+            return Outcome(np.asarray(np.minimum(right.sum(axis=1), expected) / expected), work)
 
-        return recalls
+        return outcome
 
-    def _search_effort(self, k: Any, recall: float | None, **given: int) -> Any:
+    def _counted_search(
+        self, queries: NDArray[Any], k: int, wanted: Filter, effort: Effort
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], float | None]:
+        """What `_nearest` finds on one thread, and the work of it where it is counted."""
+        return *self._nearest(queries, k, wanted, self._effort_of(effort), 1), None
+
+    def _check_effort(self, name: str, value: Any) -> Any:
+        """The value of a parameter of an effort; raises InvalidArgumentError."""
+        return check_count(value, name)
+
+    def _search_effort(self, k: Any, recall: float | None, **given: Any) -> Any:
         """The effort of a search: what `tune` stored for `recall`, else what was given."""
         efforts = given if recall is None else self._tuned.effort(check_count(k, "k"), check_recall(recall))
-        return self._effort_of({name: check_count(value, name) for name, value in efforts.items()})
+        return self._effort_of({name: self._check_effort(name, value) for name, value in efforts.items()})
 
     # --- storage ---
 
@@ -296,7 +324,7 @@ class TunableIndex(VectorIndex):
     @classmethod
     def _from_file(cls: type[Self], header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Self:
         index = super()._from_file(header, tensors)
-        index._tuned = Tuned.restored(header.get("tuned", []), set(cls._EFFORTS))
+        index._tuned = Tuned.restored(header.get("tuned", []), cls._EFFORTS)
         return index
 
     # --- to be filled in ---

@@ -1,12 +1,14 @@
 """Efforts that were found for a recall, and their form in the header of a file."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nearhash.errors import CorruptIndexError, InvalidArgumentError
 
-Effort = dict[str, int]
+Effort = dict[str, Any]
+"""Keyword arguments of a search by name: numbers above 0, most of them whole."""
 
 MOST_ENTRIES = 1000
 
@@ -55,7 +57,7 @@ class Tuned(tuple[TunedEntry, ...]):
         return [dict(own._asdict()) for own in self]
 
     @classmethod
-    def restored(cls, state: Any, parameters: set[str]) -> "Tuned":
+    def restored(cls, state: Any, parameters: Mapping[str, type]) -> "Tuned":
         """What `state` gave; raises CorruptIndexError if it is anything else."""
         if not isinstance(state, list) or len(state) > MOST_ENTRIES:
             raise CorruptIndexError(f"header 'tuned': expected a list of at most {MOST_ENTRIES}, got {state!r:.80}")
@@ -79,15 +81,18 @@ def check_recall(recall: Any) -> float:
     return float(recall)
 
 
-def _is_entry(item: Any, parameters: set[str]) -> bool:
+def _is_entry(item: Any, parameters: Mapping[str, type]) -> bool:
     if not isinstance(item, dict) or set(item) != set(TunedEntry._fields):
         return False
-    effort, recall, measured = item["effort"], item["recall"], item["measured"]
-    if not isinstance(effort, dict) or set(effort) != parameters:
+    effort: Any = item["effort"]
+    recall, measured = item["recall"], item["measured"]
+    if not isinstance(effort, dict) or set(effort) != set(parameters):
         return False
-    counts = [item["k"], item["size"], *effort.values()]
+    counts: list[Any] = [item["k"], item["size"]]
     return (
         all(type(count) is int and 1 <= count < 1 << 31 for count in counts)
+        and all(type(value) is parameters[name] for name, value in effort.items())
+        and all(0 < value < 1 << 31 for value in effort.values())
         and _is_number(recall)
         and 0 < recall < 1
         and _is_number(measured)

@@ -199,17 +199,18 @@ class Vamana:
         model: Model,
         codes: NDArray[Any],
         queries: NDArray[np.float32],
-        walked: int,
         beams: NDArray[np.int64],
         rerank: int,
         fine: FineQueries,
+        nearest: NDArray[np.int64],
+        reach: float,
         wanted: tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]],
-        results: tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]],
+        results: tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]],
         threads: int,
     ) -> None:
         """Walk for each query; arguments are those of ``kernels.walk.search_batch``.
 
-        wanted: (mask, labels, windows); results: (slots, distances, matches), written.
+        wanted: (mask, labels, windows); results: (slots, distances, matches, measured), written.
         """
         mask, labels, windows = wanted
 
@@ -217,8 +218,9 @@ class Vamana:
             part = slice(first, last)
             seen, state = scratch = self._scratch.take(len(codes))
             search_batch(
-                model, codes, self.neighbours, self.entry, seen, state, beams[part], rerank, queries[part], walked,
-                fine.source, fine.queries[part], fine.metric, fine.bases[part], mask, labels, windows[part],
+                model, codes, self.neighbours, self.entry, seen, state, beams[part], rerank, queries[part],
+                fine.source, fine.queries[part], fine.metric, fine.bases[part], nearest[part], np.float32(reach),
+                mask, labels, windows[part],
                 *(array[part] for array in results),
             )  # fmt: skip
             self._scratch.give_back(scratch)

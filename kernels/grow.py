@@ -18,6 +18,8 @@ from nearhash.kernels.prune import robust_prune
 from nearhash.kernels.simd import pointer
 from nearhash.kernels.walk import next_epoch
 
+_NO_END = np.float32(np.inf)
+
 
 @jit
 def insert_batch(model, codes, neighbours, entry, nodes, first, last, seen, state, beam, alpha, parents):
@@ -36,10 +38,10 @@ def insert_batch(model, codes, neighbours, entry, nodes, first, last, seen, stat
     for i in range(first, last):
         node = np.int64(nodes[i])
         prepare(scheme, table, rows, node, pointer(buffer, 0), pointer(constants, 0))
-        size, steps = beam_search(
+        size, steps, _ = beam_search(
             scheme, pointer(buffer, 0), pointer(constants, 0), False, rows, line, links, degree, entry,
             pointer(seen, 0), next_epoch(seen, state), pointer(fresh, 0), pointer(pool, 0), beam,
-            pointer(expanded, 0), limit,
+            pointer(expanded, 0), limit, 1, _NO_END, 1,
         )  # fmt: skip
         # Everything in the pool was expanded; the early steps of the walk add the long links. A walk too long to
         # be recorded leaves the pool.

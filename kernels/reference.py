@@ -61,9 +61,19 @@ def lvq_decode(codes: NDArray[np.uint8], lower: NDArray[np.float32], step: NDArr
 
 
 def beam_search(
-    distances: NDArray[np.float32], neighbours: NDArray[np.int32], entry: int, beam: int
+    distances: NDArray[np.float32],
+    neighbours: NDArray[np.int32],
+    entry: int,
+    beam: int,
+    nearest: int = 1,
+    reach: float = np.inf,
+    wanted: int = 1,
 ) -> tuple[list[int], list[int]]:
-    """(pool, expanded): node numbers by key, and in order of expansion. `distances` (n,) are those to the query."""
+    """(pool, expanded): node numbers by key, and in order of expansion. `distances` (n,) are those to the query.
+
+    It ends where the nearest node that waits is more than `reach` times as far as the `nearest`-th of the pool, and
+    once that has `wanted` nodes, those that are so far do not come into it.
+    """
     keys = {entry: make_key(distances[entry], entry)}
     pool, seen = [entry], {entry}
     expanded: list[int] = []
@@ -71,11 +81,18 @@ def beam_search(
         waiting = [node for node in pool if node not in expanded]
         if not waiting:
             return pool, expanded
-        node = waiting[0]
+        node, bound, edge = waiting[0], np.float32(np.inf), np.float32(np.inf)
+        if len(pool) >= nearest and np.isfinite(reach):
+            bound = np.float32(reach) * distances[pool[nearest - 1]]
+            edge = bound if len(pool) >= wanted else edge
+        if distances[node] > bound:
+            return pool, expanded
         expanded.append(node)
         for other in neighbours[node].tolist():
             if other >= 0 and other not in seen:
                 seen.add(other)
+                if distances[other] > edge:
+                    continue
                 keys[other] = make_key(distances[other], other)
                 pool = sorted([*pool, other], key=keys.__getitem__)[:beam]
 

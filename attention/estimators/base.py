@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nearhash.attention.heads import Floats, KVHead, Positions, finite_floats
 from nearhash.errors import DimensionError, InvalidArgumentError
-from nearhash.index.arguments import check_count
+from nearhash.index.arguments import check_count, check_number
 from nearhash.kernels import reference_attention
 
 Doubles = NDArray[np.float64]
@@ -244,15 +244,6 @@ def _softmax(queries: Floats, keys: Floats, values: Floats, logs: Doubles) -> tu
     # |v - o|^2 = |v|^2 - 2 v.o + |o|^2, so that no array of g x m x d is made
     distances = (drawn**2).sum(axis=1) - 2 * output @ drawn.T + (output**2).sum(axis=1, keepdims=True)
     return output, (top + np.log(total))[:, 0], (squares * np.maximum(distances, 0.0)).sum(axis=1)
-
-
-def check_number(value: Any, name: str, above: float, most: float) -> float:
-    """An option that is a number above one and at most another; raises InvalidArgumentError."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
-        raise InvalidArgumentError(f"{name}: expected a number, got {value!r:.80}")
-    if not above < value <= most:
-        raise InvalidArgumentError(f"{name}: expected a number above {above:g} and up to {most:g}, got {value!r}")
-    return float(value)
 
 
 def check_certainty(eps: float | None, delta: float) -> tuple[float | None, float]:

@@ -13,12 +13,12 @@ from nearhash.attention.estimators.base import (
     Estimate,
     Estimator,
     check_certainty,
-    check_number,
     estimate,
     normal_quantile,
     with_always,
 )
 from nearhash.attention.heads import Floats, KVHead, Positions
+from nearhash.index.arguments import check_number
 from nearhash.kernels.reference_attention import priority_sample, uniforms, weights
 
 LEAST_SAMPLE = 32

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nearhash.attention.estimators.base import Choice, Doubles, Estimator, check_number, greatest, with_always
+from nearhash.attention.estimators.base import Choice, Doubles, Estimator, greatest, with_always
 from nearhash.attention.estimators.tables import MOST_BITS, TableHashing
 from nearhash.attention.heads import Floats, KVHead, Positions
 from nearhash.hashing.randomness import check_seed
-from nearhash.index.arguments import check_count
+from nearhash.index.arguments import check_count, check_number
 
 
 class Buckets(NamedTuple):

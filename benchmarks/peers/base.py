@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-Effort = dict[str, int]
+Effort = dict[str, Any]
 
 RERANK_FACTORS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 

@@ -61,7 +61,9 @@ class NearhashGraph(Peer):
         }
 
     def lanes(self, k: int) -> list[Lane]:
-        return [Lane("beam", k, 4096)]
+        from nearhash.index.graph import SLACKS
+
+        return [Lane("beam", k, 4096, {"slack": slack}) for slack in SLACKS]
 
     def search(self, queries: NDArray[Any], k: int, effort: Effort, threads: int = 1) -> NDArray[Any]:
         return self.index.search(queries, k, threads=threads, **effort).ids

@@ -1,7 +1,7 @@
 """Nearest neighbours with a label in a window."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,7 +67,7 @@ class WindowIndex(ListIndex):
 
     kind = "window"
     _SETTINGS = ("codec", "seed", "store")
-    _EFFORTS = ("beam",)
+    _EFFORTS: ClassVar = {"beam": int}
 
     def __init__(
         self,

@@ -192,9 +192,10 @@ class RangeGraphs:
         slots, distances = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.float32)
         matches = np.empty(len(queries), np.int64)
         self._graphs[node].search(
-            self._codec.model, self._codes[own], queries, L2, np.full(len(queries), min(beam, last - first)),
+            self._codec.model, self._codes[own], queries, np.full(len(queries), min(beam, last - first)),
             max(4 * k, 32), FineQueries(FloatRows(self._rows[own]), queries, metric, np.full(len(queries), offset)),
-            (_NO_MASK, self._positions[own], windows.astype(np.float64)), (slots, distances, matches), 1,
+            np.full(len(queries), k), np.inf, (_NO_MASK, self._positions[own], windows.astype(np.float64)),
+            (slots, distances, matches, np.empty_like(matches)), 1,
         )  # fmt: skip
         return np.where(slots >= 0, slots + np.int32(first), np.int32(-1)), distances, matches
 

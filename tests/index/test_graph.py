@@ -1,10 +1,13 @@
 """What only GraphIndex has: a deterministic build, reachability, inner product, interrupted additions."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from conftest import DIM, clustered, exact_distances, make, recall
 
 import nearhash as nh
+from nearhash.errors import InvalidArgumentError
 from nearhash.index.codecs import GRAPH_CODECS, make_codec
 from nearhash.index.vamana import Vamana
 
@@ -242,3 +245,30 @@ def test_pruned_links_are_never_those_of_a_parent():
     assert len(children) == 499
     assert (graph.neighbours[parents[children]] == children[:, None]).any(axis=1).all()
     assert np.bincount(parents[children]).max() <= 2
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+def test_slack_ends_walks_early(metric):
+    """More slack finds more and measures more, up to what the beam alone would; easy queries cost less."""
+    base, queries = clustered(3000, 0), clustered(60, 1)
+    index = nh.GraphIndex(DIM, metric, degree=16, build_beam=48)
+    index.add(base, labels=np.arange(3000))
+    truth = np.argsort(exact_distances(base, queries, metric), axis=1, kind="stable")[:, :10]
+    prepared = index._queries_of(queries)
+    everything = index._points.filter(len(queries), None, None)
+    recalls, work = [], []
+    for slack in (0.001, 0.05, 0.2, 1e6, None):
+        recalls.append(recall(index.search(queries, beam=200, slack=slack).ids, truth))
+        work.append(index._found(prepared, 10, everything, index._effort_of({"beam": 200, "slack": slack}), 1).measured)
+    assert recalls == sorted(recalls)
+    assert all((less <= more).all() for less, more in pairwise(work))
+    assert (work[0] < work[2]).mean() > 0.9
+    np.testing.assert_array_equal(work[3], work[4])
+    whole = index.search(queries, beam=200)
+    np.testing.assert_array_equal(index.search(queries, beam=200, slack=1e6).ids, whole.ids)
+    hits = index.search(queries, window=(0, 2000), beam=200, slack=0.2)
+    inside = np.argsort(exact_distances(base[:2000], queries, metric), axis=1, kind="stable")[:, :10]
+    assert recall(hits.ids, inside) >= 0.95
+    for wrong in (0, -1.0, np.nan, np.inf, "1", True):
+        with pytest.raises(InvalidArgumentError, match="slack"):
+            index.search(queries, slack=wrong)

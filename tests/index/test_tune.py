@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import nearhash as nh
 from nearhash.errors import CorruptIndexError, InvalidArgumentError
 from nearhash.index.storage import read_file, write_file
-from nearhash.index.tune import NARROW, Measured, Space, curve, find_effort, lower_bound
+from nearhash.index.tune import NARROW, Measured, Outcome, Space, curve, find_effort, lower_bound
 from nearhash.index.tuned import Effort, Tuned, TunedEntry
 
 QUERIES = 500
@@ -29,12 +29,12 @@ def space(high: int = 1000, reranks: tuple[int, ...] = (10, 20, 40, 80, 160)) ->
     return Space("probes", 1, high, [{"rerank": rerank} for rerank in reranks], work)
 
 
-def rising(half: float, coarse: float) -> Callable[[Effort], NDArray[np.float64]]:
+def rising(half: float, coarse: float) -> Callable[[Effort], Outcome]:
     """Recall that rises with both parameters, the same for all queries."""
 
-    def recalls(effort: Effort) -> NDArray[np.float64]:
+    def recalls(effort: Effort) -> Outcome:
         value = effort["probes"] / (effort["probes"] + half) * effort["rerank"] / (effort["rerank"] + coarse)
-        return np.full(QUERIES, value)
+        return Outcome(np.full(QUERIES, value))
 
     return recalls
 
@@ -45,14 +45,14 @@ def test_the_cheapest_effort_that_reaches_the_recall(half: float, coarse: float,
     calls: list[Effort] = []
     truth = rising(half, coarse)
 
-    def counted(effort: Effort) -> NDArray[np.float64]:
+    def counted(effort: Effort) -> Outcome:
         assert effort not in calls
         calls.append(effort)
         return truth(effort)
 
     chosen, found = find_effort(counted, space(high=200), recall)
     grid = [{"rerank": lane["rerank"], "probes": probes} for lane in space().lanes for probes in range(1, 201)]
-    reaching = [effort for effort in grid if lower_bound(truth(effort)) >= recall]
+    reaching = [effort for effort in grid if lower_bound(truth(effort).recalls) >= recall]
     if not reaching:
         assert chosen is None
         return
@@ -74,9 +74,9 @@ def test_only_counted_work_decides() -> None:
 def test_a_lane_that_gains_nothing_is_left() -> None:
     tried: list[int] = []
 
-    def recalls(effort: Effort) -> NDArray[np.float64]:
+    def recalls(effort: Effort) -> Outcome:
         tried.append(effort["probes"])
-        return np.full(QUERIES, 0.5)
+        return Outcome(np.full(QUERIES, 0.5))
 
     assert find_effort(recalls, space(reranks=(10,)), 0.9)[0] is None
     assert tried == [1, 2]
@@ -121,7 +121,7 @@ def test_curve_keeps_what_nothing_beats() -> None:
 # --- what is stored ---
 
 ENTRY = TunedEntry(10, 0.9, {"probes": 8, "rerank": 40}, 0.91, 1000)
-PARAMETERS = {"probes", "rerank"}
+PARAMETERS = {"probes": int, "rerank": int}
 
 
 def test_the_nearest_entry_that_promises_enough_is_used() -> None:
@@ -296,11 +296,11 @@ def test_one_of_several_equally_far_is_as_right_as_another(monkeypatch: pytest.M
     index.add(np.ones((50, 12)))
     queries = np.zeros((300, 12))
 
-    def others(rows: NDArray[Any], k: int, *_: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    def others(rows: NDArray[Any], k: int, *_: Any) -> tuple[NDArray[Any], NDArray[Any], float]:
         slots = np.tile(np.arange(30, 30 + k, dtype=np.int32), (len(rows), 1))
-        return slots, np.full(slots.shape, distance, np.float32)
+        return slots, np.full(slots.shape, distance, np.float32), 1.0
 
-    monkeypatch.setattr(index, "_nearest", others)
+    monkeypatch.setattr(index, "_counted_search", others)
     distance = 12.0
     assert index.tune(queries, recall=0.9).chosen.recall == 1.0
     distance = 12.5

@@ -12,11 +12,12 @@ from nearhash.kernels.pool import key_slot, make_key
 from nearhash.kernels.scan import L2
 from nearhash.kernels.simd import pointer
 
+ENDLESS = np.float32(np.inf)
 MODEL = make_codec("f32", 3, has_extra=False).model
 
 
 @numba.njit
-def walk(model, rows, query, neighbours, entry, width, limit, by_query):
+def walk(model, rows, query, neighbours, entry, width, limit, by_query, nearest=1, reach=ENDLESS, wanted=1):
     scheme, table = model
     buffer, constants = codes.query_buffer(scheme), np.empty(codes.CONSTANTS, np.float32)
     if by_query:
@@ -26,13 +27,13 @@ def walk(model, rows, query, neighbours, entry, width, limit, by_query):
         codes.prepare(scheme, pointer(table, 0), pointer(rows, 0), query, pointer(buffer, 0), pointer(constants, 0))
     seen, fresh = np.zeros(len(rows), np.uint8), np.full(neighbours.shape[1], -9, np.int32)
     pool, expanded = np.full(width, np.uint64(0xDEAD)), np.full(limit, np.uint64(0xDEAD))
-    size, steps = beam.beam_search(
+    size, steps, measured = beam.beam_search(
         scheme, pointer(buffer, 0), pointer(constants, 0), by_query, pointer(rows, 0), 16, pointer(neighbours, 0),
         neighbours.shape[1], entry, pointer(seen, 0), np.uint8(1), pointer(fresh, 0), pointer(pool, 0), width,
-        pointer(expanded, 0), limit,
+        pointer(expanded, 0), limit, nearest, reach, wanted,
     )  # fmt: skip
     steps = min(steps, limit)
-    return [key_slot(key) for key in pool[:size]], [key_slot(key) for key in expanded[:steps]]
+    return [key_slot(key) for key in pool[:size]], [key_slot(key) for key in expanded[:steps]], seen.sum(), measured
 
 
 @numba.njit
@@ -75,9 +76,31 @@ def test_beam_search(seed):
         query, entry = (int(x) for x in rng.integers(0, count, 2))
         expected, order = reference.beam_search(away[query], neighbours, entry, width)
         for by_query in (False, True):
-            found, expanded = walk(MODEL, rows, query, neighbours, entry, width, 400, by_query)
+            found, expanded, seen, measured = walk(MODEL, rows, query, neighbours, entry, width, 400, by_query)
             assert found == expected
             assert expanded == order
+            assert measured == seen
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_walk_ends_where_nothing_is_within_reach(seed):
+    rng = np.random.default_rng(seed)
+    count, degree = int(rng.integers(20, 200)), int(rng.integers(3, 12))
+    rows = grid_rows(count, rng)
+    neighbours = rng.integers(0, count, (count, degree)).astype(np.int32)
+    away, shorter = pairwise(rows), 0
+    for reach in (1.0, 1.2, 2.0, 1e6):
+        for nearest, wanted in ((1, 1), (4, 4), (4, 9), (300, 300)):
+            query, entry = (int(x) for x in rng.integers(0, count, 2))
+            found, expanded, seen, measured = walk(
+                MODEL, rows, query, neighbours, entry, 64, 400, True, nearest, np.float32(reach), wanted
+            )
+            expected, order = reference.beam_search(away[query], neighbours, entry, 64, nearest, reach, wanted)
+            assert found == expected
+            assert expanded == order
+            assert measured == seen
+            shorter += len(order) < len(reference.beam_search(away[query], neighbours, entry, 64)[1])
+    assert shorter > 3
 
 
 @numba.njit
@@ -99,7 +122,7 @@ def test_a_new_epoch_marks_nothing_as_seen():
 def test_beam_search_records_no_more_than_its_limit():
     rows = grid_rows(50, np.random.default_rng(0))
     neighbours = np.roll(np.arange(50, dtype=np.int32), -1)[:, None].copy()
-    found, expanded = walk(MODEL, rows, 0, neighbours, 0, 50, 5, False)
+    found, expanded, _, _ = walk(MODEL, rows, 0, neighbours, 0, 50, 5, False)
     assert sorted(found) == list(range(50))
     assert expanded == [0, 1, 2, 3, 4]
 

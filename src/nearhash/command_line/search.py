@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 QUERIES_SHOWN = 5
 # The kinds of index that an effort is for.
-EFFORTS = {"beam": ("graph",), "probes": ("ivf",), "rerank": ("ivf",), "recall": ("graph", "ivf")}
+EFFORTS = {"beam": ("graph",), "slack": ("graph",), "probes": ("ivf",), "rerank": ("ivf",), "recall": ("graph", "ivf")}
 
 
 def parse_window(text: str) -> tuple[float, float]:
@@ -51,6 +51,10 @@ def search(
     beam: Annotated[
         int | None, typer.Option(min=1, help="Graph only: higher is slower and finds more.", show_default="64")
     ] = None,
+    slack: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Graph only: end where nodes are more than 1 + slack as far as the k-th result."),
+    ] = None,
     probes: Annotated[int | None, typer.Option(min=1, help="Ivf only: lists that are read.", show_default="32")] = None,
     rerank: Annotated[
         int | None, typer.Option(min=1, help="Ivf only: candidates measured exactly.", show_default="100")
@@ -80,7 +84,7 @@ def search(
     import nearhash as nh
 
     loaded = nh.load(index)
-    given = {"beam": beam, "probes": probes, "rerank": rerank, "recall": recall}
+    given = {"beam": beam, "slack": slack, "probes": probes, "rerank": rerank, "recall": recall}
     effort: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     kind = loaded.info()["kind"]
     for name in effort:
