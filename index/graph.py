@@ -252,9 +252,9 @@ class GraphIndex(TunableIndex):
         return Space("beam", min(k, nodes), nodes, [{"slack": slack} for slack in SLACKS])
 
     def _check_effort(self, name: str, value: Any) -> Any:
-        if name != "slack" or value is None:
-            return value if value is None else super()._check_effort(name, value)
-        return check_number(value, "slack", 0.0, MOST_SLACK)
+        if name != "slack":
+            return super()._check_effort(name, value)
+        return None if value is None else check_number(value, "slack", 0.0, MOST_SLACK)
 
     def _effort_of(self, effort: Mapping[str, Any]) -> "_Effort":
         return _Effort(effort["beam"], effort["slack"], None)

@@ -194,7 +194,9 @@ def test_parts_of_wrong_bits_are_refused(bits):
         encode_parts(rows, rows, np.zeros(1, np.int32), L2, bits)
 
 
-@pytest.mark.parametrize("name", ["f16", "rabitq", "pq8"])
-def test_a_graph_takes_only_its_own_codecs(name):
-    with pytest.raises(InvalidArgumentError, match="lvq8, f32"):
-        nh.GraphIndex(20, codec=name)
+def test_indexes_refuse_the_codecs_of_others():
+    for name in ("pq4", "lvq", "rabitq9", None, 8):
+        with pytest.raises(InvalidArgumentError, match=r"codec: expected one of f32, .*lvq4x8"):
+            nh.GraphIndex(20, codec=name)
+    with pytest.raises(InvalidArgumentError, match="codec"):
+        nh.IVFIndex(20, codec="lvq4x8")
