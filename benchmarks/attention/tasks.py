@@ -77,7 +77,7 @@ def run(
         "kind": "attention-tasks",
         "date": date.today().isoformat(),
         "machine": machine_facts(),
-        "settings": {"model": NAME, "dense_layers": sorted(DENSE_LAYERS), "cases": cases},
+        "settings": {"model": NAME, "dense_layers": sorted(DENSE_LAYERS)},
     }
     for count in contexts:
         for task in tasks:

@@ -59,6 +59,7 @@ def test_version() -> None:
         (["build", "VECTORS", "--out", "new", "--index", "ivf", "--degree", "9"], "--degree"),
         (["build", "VECTORS", "--out", "new", "--index", "graph", "--codec", "pq4"], "--codec"),
         (["build", "VECTORS", "--out", "new", "--index", "ivf", "--codec", "pq5"], "--codec"),
+        (["build", "VECTORS", "--out", "new", "--index", "ivf", "--codec", "lvq4x8"], "--codec"),
         (["tune", "VECTORS"], "--queries"),
         (["tune", "VECTORS", "--queries", "VECTORS", "--recall", "1"], "--recall"),
         (["tune", "VECTORS", "--queries", "VECTORS", "--plot", "curve.jpg"], "--plot"),

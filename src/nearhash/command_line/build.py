@@ -34,6 +34,7 @@ class Codec(str, Enum):
     pq8 = "pq8"
     rabitq = "rabitq"
     lvq4 = "lvq4"
+    lvq4x8 = "lvq4x8"
     lvq8 = "lvq8"
     float8 = "float8"
     f16 = "f16"
@@ -59,7 +60,10 @@ SETTINGS = {
     "seed": (IndexKind.graph, IndexKind.ivf),
     "dtype": (IndexKind.flat,),
 }
-CODECS = {IndexKind.graph: (Codec.lvq8, Codec.f32), IndexKind.ivf: tuple(Codec)}
+CODECS = {
+    IndexKind.graph: tuple(codec for codec in Codec if codec != Codec.pq4),
+    IndexKind.ivf: tuple(codec for codec in Codec if codec != Codec.lvq4x8),
+}
 
 
 def build(
@@ -83,7 +87,8 @@ def build(
         Metric.cosine
     ),
     codec: Annotated[
-        Codec | None, typer.Option(help="Graph (lvq8, f32) and ivf (all).", show_default="graph: lvq8, ivf: pq4")
+        Codec | None,
+        typer.Option(help="Graph (all but pq4) and ivf (all but lvq4x8).", show_default="graph: lvq8, ivf: pq4"),
     ] = None,
     degree: Annotated[int | None, typer.Option(min=2, help="Graph only: edges of a node.", show_default="32")] = None,
     build_beam: Annotated[
