@@ -47,8 +47,8 @@ class GraphIndex(TunableIndex):
         What the walk reads, one of "lvq8" (a byte a dimension), "lvq4" (half a byte), "lvq4x8", "f32", "f16",
         "float8", "pq8", and "rabitq1" to "rabitq8" (so many bits). float32 vectors are kept beside the codes, for the
         final distances. With "lvq4x8" they are not: the walk reads half a byte a dimension, candidates are measured
-        with a byte more, and what is returned are the distances of these, which are off by about a part in 4,000 of
-        the range of a vector. It takes a third of the memory of "lvq8", and of hnswlib.
+        with a byte more, and what is returned are the distances of what these stand for: an element is off by at most a
+        7,650th of the range of its vector. It takes a third to a half of the memory of "lvq8".
     degree : int
         Most links of a node, at least 2. More give a better recall at the same beam, at 4 bytes each.
     build_beam : int
