@@ -74,6 +74,7 @@ rows = np.random.default_rng(1).standard_normal((3000, 24)).astype(np.float32)
 column = {"column": np.arange(3000)}
 for index in (
     nh.GraphIndex(24), nh.GraphIndex(24, metric="l2", codec="f32"), nh.FlatIndex(24, dtype="float16"),
+    nh.GraphIndex(24, codec="lvq4x8"),
     nh.IVFIndex(24), nh.IVFIndex(24, metric="l2", codec="rabitq", spill=True), nh.IVFIndex(24, codec="lvq8"),
 ):
     index.add(rows, labels=np.arange(3000), attributes=column)

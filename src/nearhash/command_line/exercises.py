@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearhash.command_line.build import Codec
+from nearhash.command_line.build import CODECS as INDEX_CODECS
+from nearhash.command_line.build import IndexKind
 
 DIM = 16
 ROWS = 400
@@ -37,14 +38,14 @@ def exercises() -> Iterator[Callable[[], None]]:
         for dtype in DTYPES:
             settings = {"metric": metric, "dtype": dtype}
             yield partial(exercise, partial(nh.FlatIndex, DIM, **settings))
-        for codec in ("lvq8", "f32"):
-            settings = {"metric": metric, "codec": codec}
-            yield partial(exercise, partial(nh.GraphIndex, DIM, **settings))
+        yield partial(exercise, partial(nh.GraphIndex, DIM, metric=metric))
         for spill in (False, True):
             yield partial(exercise, partial(nh.IVFIndex, DIM, metric=metric, lists=LISTS, spill=spill))
     for metric in ("l2", "ip", "cosine"):
         yield partial(exercise, partial(nh.WindowIndex, DIM, metric=metric))
-    for codec in Codec:
+    for codec in INDEX_CODECS[IndexKind.graph]:
+        yield partial(exercise, partial(nh.GraphIndex, DIM, codec=codec.value))
+    for codec in INDEX_CODECS[IndexKind.ivf]:
         yield partial(exercise, partial(nh.IVFIndex, DIM, codec=codec.value, lists=LISTS))
     for metric in ("l2", "ip", "cosine"):
         yield partial(exercise, partial(nh.LSHIndex, DIM, metric=metric, tables=4))
@@ -53,8 +54,8 @@ def exercises() -> Iterator[Callable[[], None]]:
     yield from (hash_vectors, search_sets, search_bits, deduplicate)
     for dtype in ROWS:
         yield partial(warm, "lvq4", dtype)
-    for codec in CODECS:
-        yield partial(warm, codec, "float32")
+    for name in CODECS:
+        yield partial(warm, name, "float32")
     yield match_prompts
 
 
